@@ -1,0 +1,124 @@
+use std::{
+    fmt::Debug,
+    sync::{Arc, Weak},
+};
+
+use async_trait::async_trait;
+
+use super::{KeyDigest, KeyRecord};
+use crate::{
+    clock::Timestamp,
+    id::{KeyId, TenantId},
+};
+
+/// Hears of changes to a store's records, so that caches forget the old ones at once.
+pub trait KeyListener: Send + Sync {
+    /// The record behind the digest changed; `version` is its new version.
+    fn key_changed(&self, digest: &KeyDigest, version: u64);
+
+    /// Changes may have been missed (a push connection was lost and is back): forget everything.
+    fn keys_lost(&self);
+}
+
+/// A key store failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyStoreError {
+    /// A key with this digest or this id exists already.
+    #[error("the key exists already")]
+    AlreadyExists,
+    /// There is no such key.
+    #[error("there is no such key")]
+    NotFound,
+    /// The key was revoked or has expired: it cannot be rotated.
+    #[error("the key no longer works: issue a new one")]
+    NotUsable,
+    /// The store cannot be changed, for example because it was loaded from a file.
+    #[error("the key store is read-only")]
+    ReadOnly,
+    /// The store cannot be reached or does not serve now.
+    #[error("the key store is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The store holds something that is not a key record.
+    #[error("the key store holds a record that cannot be read")]
+    Corrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Keeps key records by digest; never sees a raw key.
+///
+/// # Contract
+///
+/// - [`create`](Self::create) and [`rotate`](Self::rotate) refuse a digest or id that exists.
+/// - [`rotate`](Self::rotate) is atomic: the new record exists if and only if the old one's expiry was set.
+///   The old key's expiry becomes the earlier of its own and `old_expires_at`; it is never extended.
+/// - [`revoke`](Self::revoke) is final: a revoked record is never usable again, whatever comes after.
+/// - A store that can push changes keeps the listener and calls it for each change, its own included, before
+///   the change returns where that is possible.
+#[async_trait]
+pub trait KeyStore: Debug + Send + Sync + 'static {
+    /// The record behind a digest without waiting. The outer `None` means that a trip is needed
+    /// ([`find`](Self::find)); `Some(None)` means that there is no such key.
+    fn find_now(&self, digest: &KeyDigest) -> Option<Option<Arc<KeyRecord>>> {
+        let _ = digest;
+        None
+    }
+
+    /// The record behind a digest, `None` when there is no such key.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyStoreError::Unavailable`] or [`KeyStoreError::Corrupt`].
+    async fn find(&self, digest: &KeyDigest) -> Result<Option<Arc<KeyRecord>>, KeyStoreError>;
+
+    /// The record of this id, `None` when there is no such key.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyStoreError::Unavailable`] or [`KeyStoreError::Corrupt`].
+    async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, KeyStoreError>;
+
+    /// All keys of a tenant, revoked ones included, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyStoreError::Unavailable`] or [`KeyStoreError::Corrupt`].
+    async fn list(&self, tenant: &TenantId) -> Result<Vec<Arc<KeyRecord>>, KeyStoreError>;
+
+    /// Adds a key; its version becomes 1.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyStoreError::AlreadyExists`], or a failure of the store.
+    async fn create(
+        &self,
+        digest: KeyDigest,
+        record: KeyRecord,
+    ) -> Result<Arc<KeyRecord>, KeyStoreError>;
+
+    /// Adds a successor and bounds the old key's life, in one step.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyStoreError::NotFound`], [`KeyStoreError::NotUsable`] when the old key is revoked or expired at
+    /// `now`, [`KeyStoreError::AlreadyExists`], or a failure of the store.
+    async fn rotate(
+        &self,
+        old: &KeyId,
+        old_expires_at: Timestamp,
+        digest: KeyDigest,
+        record: KeyRecord,
+        now: Timestamp,
+    ) -> Result<Arc<KeyRecord>, KeyStoreError>;
+
+    /// Ends a key for good. Revoking twice keeps the first time.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyStoreError::NotFound`], or a failure of the store.
+    async fn revoke(&self, id: &KeyId, at: Timestamp) -> Result<Arc<KeyRecord>, KeyStoreError>;
+
+    /// Registers a listener for changes.
+    fn subscribe(&self, listener: Weak<dyn KeyListener>) {
+        let _ = listener;
+    }
+}

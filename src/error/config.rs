@@ -1,0 +1,69 @@
+use std::{borrow::Cow, fmt};
+
+/// A setting that cannot work, found when a layer, a plan or the gate is built.
+///
+/// Names the field by its path, such as `plans[1].rules[0].burst`, says what is wrong and what to write
+/// instead.
+#[derive(Debug)]
+pub struct ConfigError {
+    path: String,
+    reason: Cow<'static, str>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl ConfigError {
+    /// A fault of the field at `path`; `reason` says what is wrong and how to mend it.
+    #[must_use]
+    pub fn new(path: impl Into<String>, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            path: path.into(),
+            reason: reason.into(),
+            source: None,
+        }
+    }
+
+    /// Keeps the error that revealed the fault.
+    #[must_use]
+    pub fn caused_by(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Puts an outer part before the path: `burst` under `rules[0]` becomes `rules[0].burst`.
+    #[must_use]
+    pub fn under(mut self, outer: impl fmt::Display) -> Self {
+        self.path = if self.path.is_empty() {
+            outer.to_string()
+        } else if self.path.starts_with('[') {
+            format!("{outer}{}", self.path)
+        } else {
+            format!("{outer}.{}", self.path)
+        };
+        self
+    }
+
+    /// The field's path.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            f.write_str(&self.reason)
+        } else {
+            write!(f, "{}: {}", self.path, self.reason)
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| &**source as _)
+    }
+}

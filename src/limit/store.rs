@@ -1,0 +1,143 @@
+//! Where counts live.
+
+use std::{fmt::Debug, sync::Arc};
+
+use async_trait::async_trait;
+
+use super::{
+    cost::Cost,
+    decision::{Decision, Receipt},
+    set::{LimitSet, ScopeValues},
+};
+use crate::clock::Now;
+
+/// One call to be decided.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct LimitCall<'a> {
+    /// The rules and their owner.
+    pub set: &'a Arc<LimitSet>,
+    /// Values for the scopes that the owner does not fix.
+    pub scopes: &'a ScopeValues,
+    /// What the call takes.
+    pub cost: &'a Cost,
+    /// The time of the call. A store with a clock of its own, such as Redis, uses that one.
+    pub now: Now,
+}
+
+impl<'a> LimitCall<'a> {
+    /// A call from its parts.
+    #[must_use]
+    pub const fn new(
+        set: &'a Arc<LimitSet>,
+        scopes: &'a ScopeValues,
+        cost: &'a Cost,
+        now: Now,
+    ) -> Self {
+        Self {
+            set,
+            scopes,
+            cost,
+            now,
+        }
+    }
+
+    /// The same call, owned.
+    #[must_use]
+    pub fn to_owned(&self) -> OwnedLimitCall {
+        OwnedLimitCall {
+            set: Arc::clone(self.set),
+            scopes: self.scopes.clone(),
+            cost: self.cost.clone(),
+            now: self.now,
+        }
+    }
+}
+
+/// One call to be decided, owned, for a decision that takes a trip.
+#[derive(Clone, Debug)]
+pub struct OwnedLimitCall {
+    set: Arc<LimitSet>,
+    scopes: ScopeValues,
+    cost: Cost,
+    now: Now,
+}
+
+impl OwnedLimitCall {
+    /// The same call, borrowed.
+    #[must_use]
+    pub const fn as_call(&self) -> LimitCall<'_> {
+        LimitCall {
+            set: &self.set,
+            scopes: &self.scopes,
+            cost: &self.cost,
+            now: self.now,
+        }
+    }
+}
+
+/// How a charge ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Settlement {
+    /// The call took this much: more than was held is charged, even above the limit; less is given back.
+    /// Concurrency slots are released.
+    Actual(Cost),
+    /// The call failed on the service's side or was refused behind the limit: quotas get everything back,
+    /// rates and windows keep the charge, concurrency slots are released.
+    Refund,
+    /// The call never happened: every rule gets everything back.
+    Cancel,
+}
+
+/// The store gave no usable answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LimitStoreError {
+    /// The store cannot be reached, or said that it cannot serve now. Nothing was charged.
+    #[error("the limit store is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The store was asked and no answer came: the call may have been charged. Never repeated.
+    #[error("the limit store gave no answer, the charge is unknown")]
+    Indeterminate(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The store holds something that is not a count of this rule.
+    #[error("the limit store holds a value that is not a count")]
+    Corrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Decides calls and keeps their counts.
+///
+/// # Contract
+///
+/// - **Atomic**: over all rules of a call, either all pass and all are charged, or none is charged. A refused
+///   call changes nothing: no count, no lifetime, no other rule.
+/// - **Linear**: concurrent calls are decided as if one after the other; N calls that race for a limit of M
+///   admit exactly min(N, M).
+/// - Rules of [`Action::Warn`](super::Action::Warn) and [`Action::Overage`](super::Action::Overage) and shadow
+///   rules never refuse; they are charged above their limit.
+/// - A cost of zero changes nothing. A limit of zero refuses everything; a cost above the capacity is refused
+///   with [`RefusalReason::ExceedsCapacity`](super::RefusalReason::ExceedsCapacity).
+/// - Refusal is data, failure is an error.
+/// - A decision that starts after [`settle`](Self::settle) has returned, through the same handle, observes it.
+///
+/// `conformance::limit_store` tests an implementation against a plain model.
+#[async_trait]
+pub trait LimitStore: Debug + Send + Sync + 'static {
+    /// Decides without waiting, or `None` when the answer needs a trip. Must not block.
+    fn try_decide(&self, call: &LimitCall<'_>) -> Option<Result<Decision, LimitStoreError>>;
+
+    /// Decides, with a trip where needed.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future may or may not have charged; it never leaves a part of a decision charged.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitStoreError`] when the store gave no usable answer.
+    async fn decide(self: Arc<Self>, call: OwnedLimitCall) -> Result<Decision, LimitStoreError>;
+
+    /// Ends a charge. Never waits: a store that needs a trip queues it. Idempotent by receipt; what the
+    /// window of the charge no longer holds is left alone; a bucket never rises above its capacity.
+    fn settle(&self, call: &LimitCall<'_>, receipt: &Receipt, settlement: &Settlement);
+}

@@ -1,0 +1,144 @@
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use crate::{
+    clock::Timestamp,
+    id::{Environment, KeyId, PlanName, TenantId},
+};
+
+/// Names one usage event for ever: 8 random bytes of the process's start and a sequence number of 8.
+///
+/// Made once when the call is admitted and never remade, so that every sink can tell a repeated event from a
+/// new one. Written as 32 hexadecimal digits. A client cannot influence it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId(u128);
+
+impl EventId {
+    /// An id from the process's boot number and the event's place in its sequence.
+    #[must_use]
+    pub const fn new(boot: u64, sequence: u64) -> Self {
+        Self((boot as u128) << 64 | sequence as u128)
+    }
+
+    /// The id as one number.
+    #[must_use]
+    pub const fn as_u128(self) -> u128 {
+        self.0
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for EventId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for EventId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'_, str>::deserialize(deserializer)?;
+        if text.len() != 32 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(D::Error::custom("an event id is 32 hexadecimal digits"));
+        }
+        u128::from_str_radix(&text, 16)
+            .map(Self)
+            .map_err(D::Error::custom)
+    }
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CallOutcome {
+    /// The service answered below 500 and the whole answer was handed to the connection.
+    #[default]
+    Served,
+    /// A limit, an access state or a route layer refused the call.
+    Refused,
+    /// The service answered with a 5xx status, or its response body ended with an error.
+    Failed,
+    /// The client left before the answer was complete.
+    Aborted,
+    /// The service panicked.
+    Panicked,
+}
+
+/// One metered call.
+///
+/// Serialises with a `schema` number; a field is only ever added, never renamed or removed, within one number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct UsageEvent {
+    /// The version of this form; [`UsageEvent::SCHEMA`].
+    pub schema: u16,
+    /// Names the event for ever.
+    pub id: EventId,
+    /// The instance that metered the call.
+    pub source: Arc<str>,
+    /// When the call was admitted or refused; decides the billing period, so a retry cannot move it.
+    pub time: Timestamp,
+    /// Who pays.
+    pub tenant: TenantId,
+    /// The key that called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyId>,
+    /// The plan that governed the call.
+    pub plan: PlanName,
+    /// Test events are never billed.
+    pub environment: Environment,
+    /// The API, as the gate was told.
+    pub api: Arc<str>,
+    /// The route template, such as `/v1/chat/{id}`; `unmatched` where none is known.
+    pub route: Arc<str>,
+    /// The request's method.
+    pub method: Arc<str>,
+    /// The answer's status; 499 when the client left before there was one, 500 after a panic.
+    pub status: u16,
+    /// How the call ended.
+    pub outcome: CallOutcome,
+    /// The code of the refusal, when this crate refused the call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Arc<str>>,
+    /// From the request's arrival at the meter to the end of its answer, in microseconds.
+    pub latency_micros: u64,
+    /// Bytes of request content: its `Content-Length`, 0 when unknown.
+    pub request_bytes: u64,
+    /// Bytes of response content handed to the connection.
+    pub response_bytes: u64,
+    /// Whole numbers of what the call used, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub quantities: BTreeMap<Arc<str>, u64>,
+    /// The call was above a limit that prices overage.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overage: bool,
+    /// The call used a version of the API that is deprecated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deprecated: bool,
+    /// The request id that the answer carried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Arc<str>>,
+    /// The trace that the call belonged to, 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<Arc<str>>,
+    /// The caller's country, ISO 3166-1 alpha-2, where a resolver is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub country: Option<Arc<str>>,
+}
+
+impl UsageEvent {
+    /// The version of the serialised form.
+    pub const SCHEMA: u16 = 1;
+}

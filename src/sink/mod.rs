@@ -1,0 +1,5 @@
+//! Where usage goes.
+
+mod usage_sink;
+
+pub use self::usage_sink::{SinkError, UsageSink, Verdict, Verdicts};
