@@ -25,5 +25,6 @@ pub mod limit;
 pub mod meter;
 pub mod plan;
 pub mod request_id;
+pub mod route;
 pub mod sink;
 pub mod tenant;
