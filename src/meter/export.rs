@@ -36,7 +36,11 @@ impl Exported {
             last.quantities_ignored,
         );
         for (reason, now, last) in [
-            ("queue_full", now.dropped_queue_full, last.dropped_queue_full),
+            (
+                "queue_full",
+                now.dropped_queue_full,
+                last.dropped_queue_full,
+            ),
             ("shutdown", now.dropped_shutdown, last.dropped_shutdown),
         ] {
             if now > last {

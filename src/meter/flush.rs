@@ -62,8 +62,12 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn is_due(&self, now: Instant, hurry: bool) -> bool {
-        self.not_before <= now && (hurry || self.due <= now)
+    fn due_at(&self, hurry: bool) -> Instant {
+        if hurry {
+            self.not_before
+        } else {
+            self.due.max(self.not_before)
+        }
     }
 }
 
@@ -83,7 +87,11 @@ impl Flusher {
 
     /// Gives up what waits and says how much it was.
     pub(super) fn discard(&mut self) -> u64 {
-        let n = self.waiting.iter().map(|waiting| waiting.batch.len()).sum::<usize>();
+        let n = self
+            .waiting
+            .iter()
+            .map(|waiting| waiting.batch.len())
+            .sum::<usize>();
         self.waiting.clear();
         n as u64
     }
@@ -97,10 +105,10 @@ impl Flusher {
             || self.waiting.iter().any(|waiting| waiting.without_verdict)
     }
 
-    fn next_due(&self) -> Option<Instant> {
+    fn next_due(&self, hurry: bool) -> Option<Instant> {
         self.waiting
             .iter()
-            .map(|waiting| waiting.due.max(waiting.not_before))
+            .map(|waiting| waiting.due_at(hurry))
             .min()
     }
 
@@ -110,7 +118,7 @@ impl Flusher {
         let hurry = core.hurry.load(Ordering::Acquire);
         let mut place = 0;
         while let Some(waiting) = self.waiting.get(place) {
-            if !waiting.is_due(Instant::now(), hurry) || !self.offer(core, place).await {
+            if waiting.due_at(hurry) > Instant::now() || !self.offer(core, place).await {
                 place += 1;
             }
         }
@@ -281,7 +289,7 @@ pub(super) async fn run(mut running: Running) {
     let mut tick = interval(core.settings.tick);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let due = flusher.next_due();
+        let due = flusher.next_due(core.hurry.load(Ordering::Acquire));
         tokio::select! {
             _ = tick.tick() => {}
             () = core.wake.notified() => {}
@@ -295,8 +303,10 @@ pub(super) async fn run(mut running: Running) {
         }
         flusher.export(&core.tally);
         if abandoned {
-            let lost = flusher.discard() + core.queue.len() as u64;
-            while core.next().is_some() {}
+            let mut lost = flusher.discard();
+            while core.next().is_some() {
+                lost += 1;
+            }
             core.lose(lost);
             flusher.export(&core.tally);
             if lost > 0 {

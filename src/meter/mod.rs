@@ -21,6 +21,7 @@ mod recorder;
 mod route;
 mod service;
 
+use self::event::{forges_a_line, printable};
 pub use self::{
     body::MeterBody,
     config::RecorderBuilder,
@@ -34,4 +35,3 @@ pub use self::{
     route::{MatchedRoute, RouteOf, RouteTemplate, UNMATCHED},
     service::Metered,
 };
-use self::event::{forges_a_line, printable};

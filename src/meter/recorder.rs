@@ -168,9 +168,9 @@ impl Recorder {
         };
         // Under the lock, so that a shutdown that closes the recorder meanwhile finds the task.
         let mut task = lock(&core.task);
-        let begun =
-            core.state
-                .compare_exchange(IDLE, RUNNING, Ordering::AcqRel, Ordering::Acquire);
+        let begun = core
+            .state
+            .compare_exchange(IDLE, RUNNING, Ordering::AcqRel, Ordering::Acquire);
         if begun.is_ok() {
             match lock(&core.parked).take() {
                 Some(flusher) => {
@@ -454,12 +454,10 @@ impl Drop for Running {
     fn drop(&mut self) {
         *lock(&self.core.parked) = self.flusher.take();
         // A closed recorder stays closed.
-        let _ = self.core.state.compare_exchange(
-            RUNNING,
-            IDLE,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
+        let _ =
+            self.core
+                .state
+                .compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire);
     }
 }
 
