@@ -8,8 +8,8 @@ use std::{
 use super::{
     event::{UsageEvent, printable},
     meter::Call,
-    route::UNMATCHED,
 };
+use crate::route::UNMATCHED;
 
 /// Makes events. Keeps the texts that repeat from call to call, so that they are stored once.
 pub(super) struct Encoder {

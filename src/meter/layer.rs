@@ -2,13 +2,11 @@ use std::{fmt, sync::Arc};
 
 use tower_layer::Layer;
 
-use super::{
-    meter::Site,
-    recorder::Recorder,
+use super::{meter::Site, recorder::Recorder, service::Metered};
+use crate::{
+    clock::Clock,
     route::{MatchedRoute, RouteOf},
-    service::Metered,
 };
-use crate::clock::Clock;
 
 /// Puts a [`Meter`](super::Meter) into each request and reports the call, however it ends, to a [`Recorder`].
 ///
@@ -50,7 +48,7 @@ impl<R> MeterLayer<R> {
     /// router. A closure works:
     ///
     /// ```
-    /// # use tollgate::{head::RequestHead, meter::{MeterLayer, Recorder, RouteTemplate}, sink::MemorySink};
+    /// # use tollgate::{head::RequestHead, meter::{MeterLayer, Recorder}, route::RouteTemplate, sink::MemorySink};
     /// # let recorder = Recorder::new(MemorySink::new())?;
     /// let layer = MeterLayer::new(recorder).route_of(|head: &RequestHead<'_>| {
     ///     let template = if head.uri().path().starts_with("/v1/chat/") { "/v1/chat/{id}" } else { return None };

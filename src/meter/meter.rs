@@ -12,9 +12,8 @@ use smallvec::SmallVec;
 use super::{
     counters::Tally,
     event::{CallOutcome, EventId},
-    route::RouteTemplate,
 };
-use crate::{clock::Now, error::ErrorCode, identity::Identity};
+use crate::{clock::Now, error::ErrorCode, identity::Identity, route::RouteTemplate};
 
 /// The most quantities that one call may name; further names are ignored, counted and logged once.
 pub const MAX_QUANTITIES: usize = 16;
@@ -139,6 +138,11 @@ impl Meter {
         Self(Arc::new(Call::new(id, started, None)))
     }
 
+    /// A meter for a call that no recorder hears of, where a limit alone asks what the call used.
+    pub(crate) fn detached(started: Now) -> Self {
+        Self::new(EventId::new(0, 0), started)
+    }
+
     /// Adds to a named quantity, such as `tokens`; the sum stays at `u64::MAX` when it would overflow.
     ///
     /// A call may name up to [`MAX_QUANTITIES`] quantities by names of 1 to [`MAX_QUANTITY_NAME_BYTES`] bytes
@@ -158,14 +162,19 @@ impl Meter {
         }
     }
 
-    /// The sum of a named quantity so far.
+    /// The sum of a named quantity so far, zero when it was never named.
     #[must_use]
     pub fn quantity(&self, name: &str) -> u64 {
-        self.0
-            .quantities()
+        self.named_quantity(name).unwrap_or(0)
+    }
+
+    /// The sum of a quantity that was named, be it with zero.
+    pub(crate) fn named_quantity(&self, name: &str) -> Option<u64> {
+        let quantities = self.0.quantities();
+        quantities
             .iter()
             .find(|(known, _)| **known == *name)
-            .map_or(0, |(_, sum)| *sum)
+            .map(|(_, sum)| *sum)
     }
 
     /// When the call reached the meter: the reading of the clock that every layer of the call shares.

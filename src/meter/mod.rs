@@ -18,7 +18,6 @@ mod layer;
 )]
 mod meter;
 mod recorder;
-mod route;
 mod service;
 
 use self::event::{forges_a_line, printable};
@@ -32,6 +31,5 @@ pub use self::{
     layer::MeterLayer,
     meter::{MAX_QUANTITIES, MAX_QUANTITY_NAME_BYTES, Meter},
     recorder::{FlushReport, Recorder},
-    route::{MatchedRoute, RouteOf, RouteTemplate, UNMATCHED},
     service::Metered,
 };

@@ -16,9 +16,11 @@ use super::{
     guard::{Guard, content_length},
     layer::Shared,
     meter::{Call, Meter},
+};
+use crate::{
+    head::RequestHead,
     route::{MatchedRoute, RouteOf},
 };
-use crate::head::RequestHead;
 
 /// A service whose calls are metered; made by [`MeterLayer`](super::MeterLayer).
 #[derive(Clone)]
