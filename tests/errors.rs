@@ -1,6 +1,10 @@
 //! Every error leaves in one form.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    convert::Infallible,
+    io::Write,
+    sync::{Arc, Mutex},
+};
 
 use axum::{
     Json, Router,
@@ -260,6 +264,46 @@ async fn a_failing_service_gives_nothing_of_its_inside_away() {
         }
         assert_eq!(answer.json().get("detail"), None);
     }
+}
+
+/// Collects what the subscriber writes.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("unpoisoned").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_logged_in_one_line_without_the_request() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let service = catch_panic().layer(service_fn(|_: Request<Full<Bytes>>| async {
+        if true {
+            panic!("one\ntwo\u{1b}[31m\u{2028}three");
+        }
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    }));
+    let secret = request("GET", "/pay?card=4242");
+    let response = service.oneshot(secret).await.expect("infallible");
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let log = String::from_utf8(log.0.lock().expect("unpoisoned").clone()).expect("a text");
+    assert_eq!(log.lines().count(), 1, "{log:?}");
+    assert!(log.contains("ERROR tollgate::panic"), "{log:?}");
+    assert!(log.contains(r"one\ntwo\u{1b}[31m\u{2028}three"), "{log:?}");
+    assert!(!log.contains("4242"), "{log:?}");
 }
 
 #[tokio::test]
