@@ -1,16 +1,12 @@
 //! The background task: from the queue to the sink.
 
 use std::{
-    future::Future,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
     sync::{Arc, atomic::Ordering},
-    task::Poll,
     time::Duration,
 };
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::{
     config::Settings,
@@ -20,7 +16,7 @@ use super::{
     export::Exported,
     recorder::{Core, Running},
 };
-use crate::sink::{SinkError, UsageSink, Verdict, Verdicts};
+use crate::sink::{Verdict, Verdicts, offer};
 
 /// An event that the sink rejected for good.
 #[derive(Clone, Debug)]
@@ -32,9 +28,9 @@ pub struct DeadLetter {
     pub reason: &'static str,
 }
 
-/// How many batches may wait for their retry, while the sink takes others, before no more are taken from the
+/// How many events may wait for their retry, while the sink takes others, before no more are taken from the
 /// queue.
-const MAX_WAITING_BATCHES: usize = 64;
+const MAX_WAITING_EVENTS: usize = 65_536;
 
 /// While a shutdown waits, what failed is offered again after this time.
 const HURRIED_RETRY: Duration = Duration::from_millis(100);
@@ -87,11 +83,7 @@ impl Flusher {
 
     /// Gives up what waits and says how much it was.
     pub(super) fn discard(&mut self) -> u64 {
-        let n = self
-            .waiting
-            .iter()
-            .map(|waiting| waiting.batch.len())
-            .sum::<usize>();
+        let n = self.n_waiting();
         self.waiting.clear();
         n as u64
     }
@@ -100,8 +92,12 @@ impl Flusher {
         self.exported.export(tally);
     }
 
+    fn n_waiting(&self) -> usize {
+        self.waiting.iter().map(|waiting| waiting.batch.len()).sum()
+    }
+
     fn is_blocked(&self) -> bool {
-        self.waiting.len() >= MAX_WAITING_BATCHES
+        self.n_waiting() >= MAX_WAITING_EVENTS
             || self.waiting.iter().any(|waiting| waiting.without_verdict)
     }
 
@@ -170,7 +166,7 @@ impl Flusher {
             core.tally.retries.fetch_add(1, Ordering::Relaxed);
         }
         waiting.n_offers += 1;
-        let written = write(&*core.sink, &waiting.batch, core.settings.write_timeout).await;
+        let written = offer(&*core.sink, &waiting.batch, core.settings.write_timeout).await;
         let n_before = waiting.batch.len();
         let mut after = Duration::ZERO;
         match written {
@@ -244,41 +240,6 @@ fn judge(core: &Core, batch: &mut Vec<UsageEvent>, verdicts: Verdicts) -> Durati
     core.tally.acked.fetch_add(n_acked, Ordering::Release);
     core.bury(dead);
     after
-}
-
-/// Why a batch got no verdict.
-#[derive(Debug, thiserror::Error)]
-enum WriteFailure {
-    #[error(transparent)]
-    Sink(SinkError),
-    #[error("the sink did not answer within {0:?}")]
-    Timeout(Duration),
-    #[error("the sink panicked")]
-    Panic,
-}
-
-async fn write(
-    sink: &dyn UsageSink,
-    batch: &[UsageEvent],
-    patience: Duration,
-) -> Result<Verdicts, WriteFailure> {
-    let writing = async {
-        let mut write = pin!(sink.write(batch));
-        std::future::poll_fn(move |cx| {
-            // A sink that panics must not end the task: the batch would be offered by the next one in turn,
-            // without a wait.
-            match catch_unwind(AssertUnwindSafe(|| write.as_mut().poll(cx))) {
-                Ok(Poll::Pending) => Poll::Pending,
-                Ok(Poll::Ready(result)) => Poll::Ready(result.map_err(WriteFailure::Sink)),
-                Err(_) => Poll::Ready(Err(WriteFailure::Panic)),
-            }
-        })
-        .await
-    };
-    match timeout(patience, writing).await {
-        Ok(result) => result,
-        Err(_) => Err(WriteFailure::Timeout(patience)),
-    }
 }
 
 /// Runs until it is aborted, or until the last handle of the recorder is gone and what is left was offered.

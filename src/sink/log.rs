@@ -37,9 +37,7 @@ impl UsageSink for LogSink {
                     tracing::info!(target: LogSink::TARGET, "{json}");
                     Verdict::Accepted
                 }
-                Err(_) => Verdict::Rejected {
-                    reason: "not_json",
-                },
+                Err(_) => Verdict::Rejected { reason: "not_json" },
             })
             .collect();
         Ok(Verdicts::Each(verdicts))
