@@ -7,7 +7,7 @@ macro_rules! error_codes {
         /// The stable, machine-readable reason of an error answer.
         ///
         /// Clients branch on [`ErrorCode::as_str`]; it never changes once published. The page
-        /// [`guide::errors`](crate::guide::errors) explains each.
+        /// `guide::errors` explains each.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum ErrorCode {

@@ -2,6 +2,8 @@
 
 mod code;
 mod config;
+mod json;
 mod problem;
+mod response;
 
-pub use self::{code::ErrorCode, config::ConfigError, problem::Problem};
+pub use self::{code::ErrorCode, config::ConfigError, json::DEFAULT_TYPE_BASE, problem::Problem};

@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Map, Value};
 
-use super::ErrorCode;
+use super::{ErrorCode, json::RESERVED};
 
 /// One error answer: an RFC 9457 problem with a stable code, extension members and header fields.
 ///
@@ -46,10 +46,14 @@ impl Problem {
         self
     }
 
-    /// Adds an extension member (RFC 9457 section 3.2). The members of the standard cannot be replaced.
+    /// Adds an extension member (RFC 9457 section 3.2). The members that every problem has (`type`, `title`,
+    /// `status`, `code`, `detail`, `instance`) cannot be replaced: such a call changes nothing.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.extensions.insert(name.into(), value.into());
+        let name = name.into();
+        if !RESERVED.contains(&name.as_str()) {
+            self.extensions.insert(name, value.into());
+        }
         self
     }
 
