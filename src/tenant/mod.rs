@@ -3,6 +3,7 @@
 mod access;
 mod record;
 mod store;
+mod task_local;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
@@ -13,5 +14,8 @@ pub use self::{
     access::{Access, AccessState},
     record::TenantRecord,
     store::{TenantListener, TenantStore, TenantStoreError},
+    task_local::{current_tenant, with_tenant},
     tenant::Tenant,
 };
+
+pub(crate) use self::task_local::CURRENT;
