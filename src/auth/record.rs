@@ -47,6 +47,25 @@ pub struct KeyRecord {
 }
 
 impl KeyRecord {
+    /// A live key without scopes, rules and expiry, of the tenant's own plan.
+    #[must_use]
+    pub const fn new(id: KeyId, tenant: TenantId, shown: Arc<str>, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            tenant,
+            environment: Environment::Live,
+            shown,
+            plan: None,
+            scopes: BTreeSet::new(),
+            allowed_networks: Vec::new(),
+            limits: Vec::new(),
+            created_at,
+            expires_at: None,
+            revoked_at: None,
+            version: 0,
+        }
+    }
+
     /// Whether the key works at `now`: neither revoked nor expired. At `expires_at` itself it does not.
     #[must_use]
     pub fn is_usable_at(&self, now: Timestamp) -> bool {

@@ -1,5 +1,7 @@
 use std::{borrow::Cow, fmt};
 
+use serde::{Deserialize, Deserializer};
+
 /// A setting that cannot work, found when a layer, a plan or the gate is built.
 ///
 /// Names the field by its path, such as `plans[1].rules[0].burst`, says what is wrong and what to write
@@ -43,6 +45,33 @@ impl ConfigError {
             format!("{outer}.{}", self.path)
         };
         self
+    }
+
+    /// Reads a document of settings as JSON, naming the field that is wrong.
+    pub(crate) fn read_json<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Self> {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let document = Self::read(&mut deserializer)?;
+        deserializer
+            .end()
+            .map_err(|source| Self::new("", source.to_string()).caused_by(source))?;
+        Ok(document)
+    }
+
+    /// Reads a document of settings in any format, naming the field that is wrong.
+    pub(crate) fn read<'de, T, D>(deserializer: D) -> Result<T, Self>
+    where
+        T: Deserialize<'de>,
+        D: Deserializer<'de>,
+        D::Error: Send + Sync + 'static,
+    {
+        serde_path_to_error::deserialize(deserializer).map_err(|error| {
+            let path = match error.path().to_string() {
+                root if root == "." => String::new(),
+                path => path,
+            };
+            let source = error.into_inner();
+            Self::new(path, source.to_string()).caused_by(source)
+        })
     }
 
     /// The field's path.

@@ -1,0 +1,210 @@
+use std::{fmt::Write as _, time::Duration};
+
+use http::{
+    HeaderValue,
+    header::{RETRY_AFTER, WWW_AUTHENTICATE},
+};
+
+use super::{AuthRefusal, Extractor, KeySource};
+use crate::error::{ConfigError, ErrorCode, Problem};
+
+const INVALID: &str = "The credential is not valid.";
+
+/// What a caller without a valid credential is told: which schemes are served, under which realm.
+///
+/// A 401 must carry `WWW-Authenticate` (RFC 9110 section 15.5.2). Each scheme has a field line of its own:
+/// `ApiKey realm="api"` and, where `Authorization` is read, `Bearer realm="api"` with the error codes of
+/// RFC 6750 section 3.1. The values are made once, when the challenge is built.
+#[derive(Clone, Debug)]
+pub struct Challenge {
+    missing: Vec<HeaderValue>,
+    invalid: Vec<HeaderValue>,
+    ambiguous: Vec<HeaderValue>,
+}
+
+impl Challenge {
+    /// A challenge with the schemes `ApiKey` and `Bearer`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when the realm is empty or holds anything but ASCII without control characters, `"`
+    /// and `\`.
+    pub fn new(realm: &str) -> Result<Self, ConfigError> {
+        Self::with_schemes(realm, ["ApiKey", "Bearer"])
+    }
+
+    /// A challenge with the schemes that fit an extractor's sources: `ApiKey` for a header or a query
+    /// parameter, `Bearer` for `Authorization: Bearer`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Challenge::new`].
+    pub fn for_extractor(realm: &str, extractor: &Extractor) -> Result<Self, ConfigError> {
+        let reads_bearer = extractor.sources().contains(&KeySource::Bearer);
+        let reads_other = extractor
+            .sources()
+            .iter()
+            .any(|source| *source != KeySource::Bearer);
+        let api_key = reads_other.then_some("ApiKey");
+        let bearer = reads_bearer.then_some("Bearer");
+        Self::with_schemes(realm, api_key.into_iter().chain(bearer))
+    }
+
+    /// A challenge with schemes of your own, in this order. Only `Bearer` carries error codes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Challenge::new`]; also when no scheme is named or one is not a token (RFC 9110 section 5.6.2).
+    pub fn with_schemes<S: AsRef<str>>(
+        realm: &str,
+        schemes: impl IntoIterator<Item = S>,
+    ) -> Result<Self, ConfigError> {
+        let quotable = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+        if realm.is_empty() || !realm.bytes().all(quotable) {
+            return Err(ConfigError::new(
+                "realm",
+                "a realm is printable ASCII without quotes and backslashes",
+            ));
+        }
+        let mut challenge = Self {
+            missing: Vec::new(),
+            invalid: Vec::new(),
+            ambiguous: Vec::new(),
+        };
+        for (index, scheme) in schemes.into_iter().enumerate() {
+            challenge
+                .add(scheme.as_ref(), realm)
+                .map_err(|error| error.under(format_args!("schemes[{index}]")))?;
+        }
+        if challenge.missing.is_empty() {
+            return Err(ConfigError::new("schemes", "name at least one scheme"));
+        }
+        Ok(challenge)
+    }
+
+    fn add(&mut self, scheme: &str, realm: &str) -> Result<(), ConfigError> {
+        if scheme.is_empty() || !scheme.bytes().all(is_token_byte) {
+            return Err(ConfigError::new(
+                "",
+                "an authentication scheme is one token",
+            ));
+        }
+        let plain = value(scheme, realm, None)?;
+        if scheme.eq_ignore_ascii_case("bearer") {
+            self.invalid
+                .push(value(scheme, realm, Some("invalid_token"))?);
+            self.ambiguous
+                .push(value(scheme, realm, Some("invalid_request"))?);
+        } else {
+            self.invalid.push(plain.clone());
+        }
+        self.missing.push(plain);
+        Ok(())
+    }
+
+    /// The answer to a refusal.
+    ///
+    /// | refusal | answer |
+    /// | --- | --- |
+    /// | missing | 401 `missing_credentials`, no `error` attribute |
+    /// | malformed, unknown, expired, revoked, unknown tenant | 401 `invalid_credentials`, byte for byte the same |
+    /// | ambiguous | 400 `ambiguous_credentials` |
+    /// | wrong environment | 400 `mode_mismatch` |
+    /// | address not allowed | 403 `ip_not_allowed` |
+    /// | too many failures | 429 `too_many_failed_attempts` with `Retry-After`, rounded up |
+    /// | store unavailable, unknown plan | 503 `auth_unavailable` with `Retry-After: 1` |
+    ///
+    /// An unknown plan is a 503, since another process may have put the plan on sale before this one heard.
+    #[must_use]
+    pub fn problem(&self, refusal: &AuthRefusal) -> Problem {
+        match refusal {
+            AuthRefusal::Missing => challenged(ErrorCode::MissingCredentials, &self.missing)
+                .detail("Send an API key with the request."),
+            AuthRefusal::Malformed
+            | AuthRefusal::Unknown
+            | AuthRefusal::Expired
+            | AuthRefusal::Revoked
+            | AuthRefusal::TenantUnknown => {
+                challenged(ErrorCode::InvalidCredentials, &self.invalid).detail(INVALID)
+            }
+            AuthRefusal::Ambiguous => challenged(ErrorCode::AmbiguousCredentials, &self.ambiguous)
+                .detail("Send one credential, once."),
+            AuthRefusal::WrongEnvironment => Problem::new(ErrorCode::ModeMismatch)
+                .detail("The credential belongs to another environment, live or test."),
+            AuthRefusal::AddressNotAllowed => Problem::new(ErrorCode::IpNotAllowed)
+                .detail("The credential may not be used from this address."),
+            AuthRefusal::StoreUnavailable | AuthRefusal::PlanUnknown => {
+                Problem::new(ErrorCode::AuthUnavailable)
+                    .detail("The credential cannot be checked now; try again shortly.")
+                    .header(RETRY_AFTER, HeaderValue::from_static("1"))
+            }
+            AuthRefusal::TooManyFailures { retry_after } => {
+                Problem::new(ErrorCode::TooManyFailedAttempts)
+                    .detail("Too many requests from this address failed to authenticate.")
+                    .header(RETRY_AFTER, HeaderValue::from(whole_seconds(*retry_after)))
+            }
+        }
+    }
+}
+
+impl Default for Challenge {
+    /// `ApiKey realm="api"` and `Bearer realm="api"`.
+    fn default() -> Self {
+        let api_key = HeaderValue::from_static("ApiKey realm=\"api\"");
+        let bearer = |value| HeaderValue::from_static(value);
+        Self {
+            missing: vec![api_key.clone(), bearer("Bearer realm=\"api\"")],
+            invalid: vec![
+                api_key,
+                bearer("Bearer realm=\"api\", error=\"invalid_token\""),
+            ],
+            ambiguous: vec![bearer("Bearer realm=\"api\", error=\"invalid_request\"")],
+        }
+    }
+}
+
+fn challenged(code: ErrorCode, values: &[HeaderValue]) -> Problem {
+    values.iter().fold(Problem::new(code), |problem, value| {
+        problem.header(WWW_AUTHENTICATE, value.clone())
+    })
+}
+
+fn value(scheme: &str, realm: &str, error: Option<&str>) -> Result<HeaderValue, ConfigError> {
+    let mut text = format!("{scheme} realm=\"{realm}\"");
+    if let Some(error) = error {
+        let _ = write!(text, ", error=\"{error}\"");
+    }
+    HeaderValue::try_from(text)
+        .map_err(|source| ConfigError::new("realm", "not a header value").caused_by(source))
+}
+
+const fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'+' | b'!' | b'~')
+}
+
+/// Rounded up and at least 1: who waits this long has waited long enough (RFC 9110 section 10.2.3).
+fn whole_seconds(duration: Duration) -> u64 {
+    let part = u64::from(duration.subsec_nanos() > 0);
+    duration.as_secs().saturating_add(part).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_what_the_constructor_makes() {
+        let (default, made) = (Challenge::default(), Challenge::new("api").unwrap());
+        assert_eq!(default.missing, made.missing);
+        assert_eq!(default.invalid, made.invalid);
+        assert_eq!(default.ambiguous, made.ambiguous);
+    }
+
+    #[test]
+    fn a_wait_is_rounded_up() {
+        assert_eq!(whole_seconds(Duration::ZERO), 1);
+        assert_eq!(whole_seconds(Duration::from_millis(900)), 1);
+        assert_eq!(whole_seconds(Duration::from_millis(1_001)), 2);
+        assert_eq!(whole_seconds(Duration::MAX), u64::MAX);
+    }
+}

@@ -1,0 +1,143 @@
+use std::{
+    fmt,
+    hash::RandomState,
+    net::IpAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use quick_cache::{UnitWeighter, sync::Cache};
+
+use super::{client_addr::network_key, pace::Pace};
+use crate::{clock::Now, error::ConfigError};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Bounds the failed attempts of each client network, so that nobody can guess keys or flood the store with
+/// unknown ones.
+///
+/// A token bucket for each IPv4 address or IPv6 /64: [`check`](Self::check) before a credential is looked up,
+/// [`record`](Self::record) after it failed. By default 30 failures per minute with a burst of 30, for the
+/// 65,536 networks seen last; memory is bounded by that number. Clients without a known address share one
+/// count. Attempts that run at the same time are checked before any of them is recorded, so a client can
+/// exceed the burst by as many as it has in flight.
+///
+/// Cloning gives a second handle to the same counts.
+#[derive(Clone)]
+pub struct FailureLimit {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    pace: Pace,
+    networks: Cache<IpAddr, Arc<AtomicU64>, UnitWeighter, RandomState>,
+    without_address: AtomicU64,
+}
+
+impl FailureLimit {
+    /// The number of networks that are remembered by default.
+    pub const DEFAULT_NETWORKS: usize = 65_536;
+
+    /// So many failures per minute, and at most `burst` at once.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when either is zero: it would refuse everybody.
+    pub fn new(per_minute: u32, burst: u32) -> Result<Self, ConfigError> {
+        Self::with_networks(per_minute, burst, Self::DEFAULT_NETWORKS)
+    }
+
+    /// As [`FailureLimit::new`], remembering this many networks; when there are more, one not seen for long
+    /// is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// As [`FailureLimit::new`]; also when `networks` is zero.
+    pub fn with_networks(
+        per_minute: u32,
+        burst: u32,
+        networks: usize,
+    ) -> Result<Self, ConfigError> {
+        let zero = |field| Err(ConfigError::new(field, "must be at least 1"));
+        match (per_minute, burst, networks) {
+            (0, _, _) => zero("per_minute"),
+            (_, 0, _) => zero("burst"),
+            (_, _, 0) => zero("networks"),
+            _ => Ok(Self::unchecked(per_minute, burst, networks)),
+        }
+    }
+
+    fn unchecked(per_minute: u32, burst: u32, networks: usize) -> Self {
+        let cache = Cache::with(
+            networks,
+            networks as u64,
+            UnitWeighter,
+            RandomState::new(),
+            Default::default(),
+        );
+        Self {
+            shared: Arc::new(Shared {
+                pace: Pace::new(per_minute, MINUTE, burst),
+                networks: cache,
+                without_address: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// Whether another attempt from this address is looked at.
+    ///
+    /// # Errors
+    ///
+    /// The time until one is, never zero.
+    pub fn check(&self, address: Option<IpAddr>, now: Now) -> Result<(), Duration> {
+        let Shared {
+            pace,
+            networks,
+            without_address,
+        } = &*self.shared;
+        let now = now.monotonic_micros();
+        match address.map(network_key) {
+            None => pace.check(without_address, now),
+            Some(network) => match networks.get(&network) {
+                None => Ok(()),
+                Some(state) => pace.check(&state, now),
+            },
+        }
+    }
+
+    /// Counts a failed attempt from this address.
+    pub fn record(&self, address: Option<IpAddr>, now: Now) {
+        let Shared {
+            pace,
+            networks,
+            without_address,
+        } = &*self.shared;
+        let now = now.monotonic_micros();
+        let Some(network) = address.map(network_key) else {
+            return pace.take(without_address, now);
+        };
+        // Two first failures at once may each make a state and one is lost: one failure too few is counted.
+        let state = networks.get(&network).unwrap_or_else(|| {
+            let state = Arc::new(AtomicU64::new(0));
+            networks.insert(network, Arc::clone(&state));
+            state
+        });
+        pace.take(&state, now);
+    }
+}
+
+impl Default for FailureLimit {
+    /// 30 per minute, burst 30, 65,536 networks.
+    fn default() -> Self {
+        Self::unchecked(30, 30, Self::DEFAULT_NETWORKS)
+    }
+}
+
+impl fmt::Debug for FailureLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FailureLimit")
+            .field("pace", &self.shared.pace)
+            .field("networks", &self.shared.networks.len())
+            .finish_non_exhaustive()
+    }
+}
