@@ -8,7 +8,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::plan::{CompiledPlan, Plan, PlansByName};
+use super::{
+    document::PlanDocument,
+    plan::{CompiledPlan, Plan, PlansByName},
+};
 use crate::{error::ConfigError, id::PlanName};
 
 /// The plans on sale, replaced as a whole while traffic flows.
@@ -33,14 +36,26 @@ impl PlanCatalog {
     /// [`ConfigError`] names the plan and the field, such as `plans[pro].rules[0].burst`; also when two plans
     /// share a name.
     pub fn new(plans: impl IntoIterator<Item = Plan>) -> Result<Self, ConfigError> {
-        let plans = compile(plans)?;
+        Ok(Self::of(compile(by_name(plans))?))
+    }
+
+    /// Checks the plans of a document and makes a catalog of them.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the field by its place in the document, such as `plans[1].rules[0].burst`.
+    pub fn from_document(document: &PlanDocument) -> Result<Self, ConfigError> {
+        Ok(Self::of(compile(by_place(document))?))
+    }
+
+    fn of(plans: PlansByName) -> Self {
         let shared = Shared {
             plans: ArcSwap::from_pointee(plans),
             version: AtomicU64::new(1),
         };
-        Ok(Self {
+        Self {
             shared: Arc::new(shared),
-        })
+        }
     }
 
     /// Replaces all plans at once. When one does not compile, the old plans stay.
@@ -49,11 +64,24 @@ impl PlanCatalog {
     ///
     /// As [`PlanCatalog::new`].
     pub fn replace(&self, plans: impl IntoIterator<Item = Plan>) -> Result<(), ConfigError> {
-        let plans = compile(plans)?;
+        self.swap(compile(by_name(plans))?);
+        Ok(())
+    }
+
+    /// Replaces all plans by those of a document. When one does not compile, the old plans stay.
+    ///
+    /// # Errors
+    ///
+    /// As [`PlanCatalog::from_document`].
+    pub fn replace_from_document(&self, document: &PlanDocument) -> Result<(), ConfigError> {
+        self.swap(compile(by_place(document))?);
+        Ok(())
+    }
+
+    fn swap(&self, plans: PlansByName) {
         self.shared.plans.store(Arc::new(plans));
         // After the store: who sees the new number finds the new plans.
         self.shared.version.fetch_add(1, Ordering::Release);
-        Ok(())
     }
 
     /// The plan of this name, as of now.
@@ -69,17 +97,28 @@ impl PlanCatalog {
     }
 }
 
-fn compile(plans: impl IntoIterator<Item = Plan>) -> Result<PlansByName, ConfigError> {
+/// Plans written in code are known by their name in an error's path.
+fn by_name(plans: impl IntoIterator<Item = Plan>) -> impl Iterator<Item = (String, Plan)> {
+    plans
+        .into_iter()
+        .map(|plan| (format!("plans[{}]", plan.name), plan))
+}
+
+/// Plans of a document are known by their place in it.
+fn by_place(document: &PlanDocument) -> impl Iterator<Item = (String, Plan)> + '_ {
+    let numbered = document.plans().enumerate();
+    numbered.map(|(place, plan)| (format!("plans[{place}]"), plan))
+}
+
+fn compile(plans: impl Iterator<Item = (String, Plan)>) -> Result<PlansByName, ConfigError> {
     let mut compiled = PlansByName::new();
-    for plan in plans {
-        let plan = plan.compile()?;
-        if let Some(earlier) = compiled.insert(plan.name().clone(), Arc::new(plan)) {
-            let path = format!("plans[{}].name", earlier.name());
-            return Err(ConfigError::new(
-                path,
-                "two plans share this name: rename one",
-            ));
+    for (path, plan) in plans {
+        let plan = plan.compile_under(&path)?;
+        if compiled.contains_key(plan.name()) {
+            let reason = "two plans share this name: rename one";
+            return Err(ConfigError::new("name", reason).under(path));
         }
+        compiled.insert(plan.name().clone(), Arc::new(plan));
     }
     Ok(compiled)
 }

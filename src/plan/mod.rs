@@ -1,6 +1,7 @@
 //! What a tenant bought.
 
 mod catalog;
+mod document;
 mod entitlement;
 #[expect(
     clippy::module_inception,
@@ -10,6 +11,7 @@ mod plan;
 
 pub use self::{
     catalog::PlanCatalog,
+    document::PlanDocument,
     entitlement::Entitlements,
     plan::{CompiledPlan, Plan},
 };

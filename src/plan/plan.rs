@@ -67,7 +67,11 @@ impl Plan {
     ///
     /// [`ConfigError`] names the field, such as `plans[pro].rules[0].burst`.
     pub fn compile(&self) -> Result<CompiledPlan, ConfigError> {
-        let at = |error: ConfigError| error.under(format_args!("plans[{}]", self.name));
+        self.compile_under(&format!("plans[{}]", self.name))
+    }
+
+    pub(super) fn compile_under(&self, path: &str) -> Result<CompiledPlan, ConfigError> {
+        let at = |error: ConfigError| error.under(path);
         let name = PlanName::new(&self.name)
             .map_err(|source| at(ConfigError::new("name", source.to_string()).caused_by(source)))?;
         let rules = RuleSet::compile(self.rules.iter().cloned()).map_err(at)?;

@@ -5,6 +5,7 @@ mod document;
 mod memory_store;
 mod record;
 mod store;
+mod task_local;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
@@ -17,5 +18,8 @@ pub use self::{
     memory_store::MemoryTenantStore,
     record::TenantRecord,
     store::{TenantListener, TenantStore, TenantStoreError},
+    task_local::{current_tenant, with_tenant},
     tenant::Tenant,
 };
+
+pub(crate) use self::task_local::CURRENT;

@@ -1,0 +1,71 @@
+use std::{
+    mem,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use super::{AccessFuture, layer::AccessRules};
+use crate::{
+    body::ResponseBody,
+    error::{ErrorCode, Problem},
+    head::RequestHead,
+    identity::{Identity, PublicPath},
+    meter::Meter,
+    tenant::CURRENT,
+};
+
+/// The service of [`TenantLayer`](super::TenantLayer).
+#[derive(Clone, Debug)]
+pub struct TenantAccess<S> {
+    inner: S,
+    rules: Arc<AccessRules>,
+}
+
+impl<S> TenantAccess<S> {
+    pub(super) const fn new(inner: S, rules: Arc<AccessRules>) -> Self {
+        Self { inner, rules }
+    }
+}
+
+impl<S, ReqB, B> Service<Request<ReqB>> for TenantAccess<S>
+where
+    S: Service<Request<ReqB>, Response = Response<B>> + Clone,
+{
+    type Response = Response<ResponseBody<B>>;
+    type Error = S::Error;
+    type Future = AccessFuture<S::Future, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        // The instance that was polled ready must be the one that is called; a fresh clone takes its place.
+        let clone = self.inner.clone();
+        let mut inner = mem::replace(&mut self.inner, clone);
+        let extensions = request.extensions();
+        let Some(identity) = extensions.get::<Identity>() else {
+            if extensions.get::<PublicPath>().is_some() {
+                return AccessFuture::called(inner.call(request), None);
+            }
+            let problem = Problem::new(ErrorCode::LayerMissing)
+                .detail("TenantLayer found no Identity: put AuthLayer outside of it");
+            return AccessFuture::refused(problem.into_response(request.method()));
+        };
+        let now = extensions
+            .get::<Meter>()
+            .map_or_else(|| self.rules.now(), Meter::started);
+        match self.rules.judge(identity, &RequestHead::from(&request), now) {
+            Err(problem) => AccessFuture::refused(problem.into_response(request.method())),
+            Ok(mark) if self.rules.task_local => {
+                let tenant = identity.tenant().clone();
+                let future = CURRENT.sync_scope(tenant.clone(), || inner.call(request));
+                AccessFuture::scoped(CURRENT.scope(tenant, future), mark)
+            }
+            Ok(mark) => AccessFuture::called(inner.call(request), mark),
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! What is known of keys and tenants, and until when it may be used.
+
+mod digest_map;
+mod entry;
+mod keys;
+mod settings;
+mod tenants;
+
+pub use self::settings::CacheSettings;
+pub(super) use self::{
+    entry::{Entry, Resolved},
+    keys::{Fill, Flight, KeyCache, Landed, Ticket},
+    tenants::{TenantSlot, TenantSlots},
+};
+
+/// The `due` of what was announced to have changed: fetched at the next use, and never served stale.
+const KNOWN_CHANGED: u64 = 0;

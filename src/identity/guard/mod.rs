@@ -1,0 +1,13 @@
+//! Route layers: what one route asks of its caller.
+
+mod ip_allow;
+mod require_feature;
+mod require_scope;
+mod service;
+
+pub use self::{
+    ip_allow::IpAllowLayer,
+    require_feature::RequireFeature,
+    require_scope::RequireScope,
+    service::{Guard, Guarded},
+};

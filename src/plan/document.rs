@@ -1,0 +1,108 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{Entitlements, Plan};
+use crate::{error::ConfigError, id::PlanName, limit::Rule};
+
+/// The plans on sale as one document, in JSON, TOML or any other form that serde reads.
+///
+/// ```json
+/// {
+///   "plans": [
+///     {
+///       "name": "pro",
+///       "features": ["export"],
+///       "allowances": { "seats": 5 },
+///       "apis": ["chat"],
+///       "upgrade_url": "https://example.com/upgrade"
+///     }
+///   ]
+/// }
+/// ```
+///
+/// Only `name` is required of a plan. A field that is not known is an error, so that a misspelt limit is never
+/// silently absent. `rules` is a list of [`Rule`]s.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanDocument {
+    plans: Vec<PlanEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlanEntry {
+    name: PlanName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    upgrade_url: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    features: BTreeSet<Arc<str>>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    apis: BTreeSet<Arc<str>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    allowances: BTreeMap<Arc<str>, u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rules: Vec<Rule>,
+}
+
+impl PlanDocument {
+    /// Reads a JSON document.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the field by its path, such as `plans[1].rules[0].burst`.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let document = Self::from_deserializer(&mut deserializer)?;
+        deserializer.end().map_err(|source| {
+            ConfigError::new("", format!("{source}: remove what follows the document"))
+                .caused_by(source)
+        })?;
+        Ok(document)
+    }
+
+    /// Reads a document in any form that serde knows, for example
+    /// `PlanDocument::from_deserializer(toml::Deserializer::parse(text)?)`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the field by its path, such as `plans[1].rules[0].burst`.
+    pub fn from_deserializer<'de, D>(deserializer: D) -> Result<Self, ConfigError>
+    where
+        D: Deserializer<'de>,
+        D::Error: Send + Sync + 'static,
+    {
+        serde_path_to_error::deserialize(deserializer).map_err(|error| {
+            // The root's own path is written as a full stop.
+            let path = error.path().to_string();
+            let path = if path == "." { String::new() } else { path };
+            let source = error.into_inner();
+            ConfigError::new(path, source.to_string()).caused_by(source)
+        })
+    }
+
+    /// The plans in the document's order, not checked yet; [`PlanCatalog::from_document`] checks them.
+    ///
+    /// [`PlanCatalog::from_document`]: super::PlanCatalog::from_document
+    pub fn plans(&self) -> impl Iterator<Item = Plan> + '_ {
+        self.plans.iter().map(PlanEntry::to_plan)
+    }
+}
+
+impl PlanEntry {
+    fn to_plan(&self) -> Plan {
+        Plan {
+            name: Arc::from(self.name.as_str()),
+            rules: self.rules.clone(),
+            entitlements: Entitlements {
+                features: self.features.clone(),
+                allowances: self.allowances.clone(),
+                apis: self.apis.clone(),
+            },
+            upgrade_url: self.upgrade_url.clone(),
+        }
+    }
+}
