@@ -74,12 +74,18 @@ fn keep_our_fields(headers: &mut HeaderMap) {
             .filter(|option| !option.is_empty())
             .collect()
     };
-    let named: Vec<String> = headers.get_all(CONNECTION).iter().flat_map(options).collect();
+    let named: Vec<String> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(options)
+        .collect();
     if !named.iter().any(|option| speaks_of_identity(option)) {
         return;
     }
     headers.remove(CONNECTION);
-    let kept = named.into_iter().filter(|option| !speaks_of_identity(option));
+    let kept = named
+        .into_iter()
+        .filter(|option| !speaks_of_identity(option));
     for option in kept {
         if let Ok(value) = HeaderValue::try_from(option) {
             headers.append(CONNECTION, value);
@@ -109,7 +115,16 @@ mod tests {
         ] {
             assert!(speaks_of_identity(name), "{name}");
         }
-        for name in ["x-tenant", "x-plane", "x-planet", "plan", "x-api-key", "xtenantid", "x-", "x"] {
+        for name in [
+            "x-tenant",
+            "x-plane",
+            "x-planet",
+            "plan",
+            "x-api-key",
+            "xtenantid",
+            "x-",
+            "x",
+        ] {
             assert!(!speaks_of_identity(name), "{name}");
         }
     }

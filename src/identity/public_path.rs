@@ -41,9 +41,7 @@ impl PathSet {
     ///
     /// [`ConfigError`] names the pattern, such as `public_paths[1]`, when it does not start with `/`, has a
     /// `*` anywhere but as its last segment, or holds a query.
-    pub fn new(
-        patterns: impl IntoIterator<Item = impl AsRef<str>>,
-    ) -> Result<Self, ConfigError> {
+    pub fn new(patterns: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, ConfigError> {
         let mut set = Self::default();
         for (place, pattern) in patterns.into_iter().enumerate() {
             let pattern = pattern.as_ref();
@@ -121,10 +119,18 @@ mod tests {
     #[test]
     fn covers_what_is_below_a_prefix_and_nothing_beside_it() {
         let set = PathSet::new(["/health", "/docs/*"]).unwrap();
-        for path in ["/health", "/docs/a", "/docs/a/b.html", "/docs/a/", "/docs/..."] {
+        for path in [
+            "/health",
+            "/docs/a",
+            "/docs/a/b.html",
+            "/docs/a/",
+            "/docs/...",
+        ] {
             assert!(set.contains(path), "{path}");
         }
-        for path in ["/", "/Health", "/health/", "/docs", "/docs/", "/docsx", "/v1"] {
+        for path in [
+            "/", "/Health", "/health/", "/docs", "/docs/", "/docsx", "/v1",
+        ] {
             assert!(!set.contains(path), "{path}");
         }
     }

@@ -1,7 +1,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -161,9 +161,10 @@ impl KeyAuthenticatorBuilder {
             tenants: self.tenants,
             waiting: AtomicUsize::new(0),
         });
-        let listener = Arc::downgrade(&inner);
-        inner.keys.subscribe(listener.clone());
-        inner.tenants.subscribe(listener);
+        let of_keys: Weak<Inner> = Arc::downgrade(&inner);
+        let of_tenants: Weak<Inner> = Weak::clone(&of_keys);
+        inner.keys.subscribe(of_keys);
+        inner.tenants.subscribe(of_tenants);
         Ok(KeyAuthenticator { inner })
     }
 }
@@ -409,8 +410,11 @@ impl Inner {
             }
             let changes = slot.changes();
             match self.tenants.find(slot.id()).await {
-                Ok(record) if slot.fetched(record, changes, now, settings) => break,
-                Ok(_) => {}
+                Ok(record) => {
+                    if slot.fetched(record, changes, now, settings) {
+                        break;
+                    }
+                }
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;
                     tracing::warn!(error, "the tenant store failed");

@@ -50,6 +50,13 @@ pub enum TenantStoreError {
 ///   as it is; caches then see a change when their entry's lifetime ends.
 #[async_trait]
 pub trait TenantStore: Debug + Send + Sync + 'static {
+    /// The tenant's record without waiting. The outer `None` means that a trip is needed
+    /// ([`find`](Self::find)); `Some(None)` means that there is no such tenant.
+    fn find_now(&self, id: &TenantId) -> Option<Option<Arc<TenantRecord>>> {
+        let _ = id;
+        None
+    }
+
     /// The tenant's record, `None` when there is no such tenant.
     ///
     /// # Errors

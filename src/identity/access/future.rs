@@ -29,7 +29,7 @@ pin_project! {
 }
 
 impl<F, B> AccessFuture<F, B> {
-    pub(super) const fn called(future: F, mark: Option<HeaderValue>) -> Self {
+    pub(in crate::identity) const fn called(future: F, mark: Option<HeaderValue>) -> Self {
         let kind = Kind::Called { future, mark };
         Self { kind }
     }
@@ -42,7 +42,7 @@ impl<F, B> AccessFuture<F, B> {
         Self { kind }
     }
 
-    pub(super) fn refused(response: Response<ResponseBody<B>>) -> Self {
+    pub(in crate::identity) fn refused(response: Response<ResponseBody<B>>) -> Self {
         let response = Some(Box::new(response));
         Self {
             kind: Kind::Refused { response },

@@ -87,10 +87,7 @@ impl TenantLayer {
     }
 
     /// Decides what only reads, in place of the method: every gRPC call is a POST, for example.
-    pub fn reads(
-        self,
-        reads: impl Fn(&RequestHead<'_>) -> bool + Send + Sync + 'static,
-    ) -> Self {
+    pub fn reads(self, reads: impl Fn(&RequestHead<'_>) -> bool + Send + Sync + 'static) -> Self {
         self.with(|rules| rules.reads = Some(Arc::new(reads)))
     }
 

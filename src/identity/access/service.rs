@@ -58,7 +58,10 @@ where
         let now = extensions
             .get::<Meter>()
             .map_or_else(|| self.rules.now(), Meter::started);
-        match self.rules.judge(identity, &RequestHead::from(&request), now) {
+        match self
+            .rules
+            .judge(identity, &RequestHead::from(&request), now)
+        {
             Err(problem) => AccessFuture::refused(problem.into_response(request.method())),
             Ok(mark) if self.rules.task_local => {
                 let tenant = identity.tenant().clone();

@@ -42,7 +42,9 @@ impl Hasher for DigestHasher {
     fn write(&mut self, bytes: &[u8]) {
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
-            word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+            word.iter_mut()
+                .zip(chunk)
+                .for_each(|(to, from)| *to = *from);
             let mixed = u128::from(self.hash ^ u64::from_le_bytes(word));
             let product = mixed * u128::from(self.factor);
             // Both halves of the product, so that every bit of the input reaches every bit of the hash.

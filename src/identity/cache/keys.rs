@@ -55,7 +55,7 @@ struct Fills {
 }
 
 /// The end of a fetch, awaited by everybody who needs the same key.
-pub(in crate::identity) type Flight = watch::Receiver<Option<Landed>>;
+type Flight = watch::Receiver<Option<Landed>>;
 
 /// What a fetch brought.
 #[derive(Debug)]
@@ -201,9 +201,7 @@ impl KeyCache {
         let settings = &self.settings;
         self.get(digest)
             .filter(|entry| !entry.key_is_due(now) || entry.outlives_error(now, settings))
-            .filter(|entry| {
-                !entry.tenant.is_due(now) || entry.tenant.outlives_error(now, settings)
-            })
+            .filter(|entry| !entry.tenant.is_due(now) || entry.tenant.outlives_error(now, settings))
             .map_or(
                 Landed::Refused(AuthRefusal::StoreUnavailable),
                 Landed::Entry,
@@ -282,8 +280,13 @@ impl KeyCache {
         }
         if announced.met_at.is_none() {
             let met_at = Some(now);
-            self.announced
-                .insert(*digest, Announced { met_at, ..announced });
+            self.announced.insert(
+                *digest,
+                Announced {
+                    met_at,
+                    ..announced
+                },
+            );
         }
         announced.version
     }
@@ -303,7 +306,8 @@ impl KeyCache {
         let known = self.announced.get(digest).map_or(0, |known| known.version);
         if version > known {
             let met_at = None;
-            self.announced.insert(*digest, Announced { version, met_at });
+            self.announced
+                .insert(*digest, Announced { version, met_at });
         }
     }
 

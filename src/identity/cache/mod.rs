@@ -9,7 +9,7 @@ mod tenants;
 pub use self::settings::CacheSettings;
 pub(super) use self::{
     entry::{Entry, Resolved},
-    keys::{Fill, Flight, KeyCache, Landed, Ticket},
+    keys::{Fill, KeyCache, Landed, Ticket},
     tenants::{TenantSlot, TenantSlots},
 };
 

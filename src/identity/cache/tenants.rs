@@ -226,7 +226,11 @@ mod tests {
         assert_eq!(slot.stamp(), stamp);
         assert_eq!(slot.read().1, record(2));
         slot.fetched(record(1), 0, u64::MAX, &settings);
-        assert_eq!(slot.read().1, record(1), "past its life it counts for nothing");
+        assert_eq!(
+            slot.read().1,
+            record(1),
+            "past its life it counts for nothing"
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::{
 };
 
 pub(super) mod sealed {
+    #[expect(unnameable_types, reason = "a sealed trait cannot be named outside")]
     pub trait Sealed {}
 }
 
