@@ -27,3 +27,8 @@ pub mod plan;
 pub mod request_id;
 pub mod sink;
 pub mod tenant;
+
+/// The readme's server, compiled like every other example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
