@@ -110,6 +110,10 @@ fn router() -> Router {
             }),
         )
         .route(
+            "/text",
+            get(|| async { (StatusCode::BAD_REQUEST, "no name") }),
+        )
+        .route(
             "/long-text",
             get(|| async { (StatusCode::BAD_REQUEST, "x".repeat(1_025)) }),
         )
@@ -467,6 +471,12 @@ async fn the_answer_to_head_has_the_fields_of_get_and_no_body() {
             assert_eq!(head.header(field), get.header(field), "{path} {field}");
         }
     }
+    // What a GET would be told is not known here, so its length must not be claimed.
+    let get = server.get("/text").await;
+    assert_eq!(get.json()["detail"], "no name");
+    let head = server.send(request("HEAD", "/text")).await;
+    assert_eq!(head.header("content-type"), "application/problem+json");
+    assert!(!head.headers.contains_key("content-length"));
     // Read the bytes themselves: a client drops a body that should not be there.
     let answer = server
         .raw(b"HEAD /fail HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
