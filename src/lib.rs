@@ -28,3 +28,8 @@ pub mod request_id;
 pub mod route;
 pub mod sink;
 pub mod tenant;
+
+/// The readme's server, compiled like every other example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

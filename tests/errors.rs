@@ -1,9 +1,12 @@
 //! Every error leaves in one form.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     io::Write,
+    pin::Pin,
     sync::{Arc, Mutex},
+    task::{Context, Poll},
 };
 
 use axum::{
@@ -15,6 +18,7 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
+use http_body::{Frame, SizeHint};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tollgate::{
@@ -26,7 +30,7 @@ use tollgate::{
     head::RequestHead,
     request_id::{RequestId, RequestIdLayer, TrustPeers},
 };
-use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, limit::ConcurrencyLimitLayer, service_fn};
 use tower_http::cors::CorsLayer;
 
 use crate::common::{Answer, request, serve};
@@ -104,6 +108,10 @@ fn router() -> Router {
                     .with("widget", 7)
                     .header(header::RETRY_AFTER, HeaderValue::from_static("3"))
             }),
+        )
+        .route(
+            "/text",
+            get(|| async { (StatusCode::BAD_REQUEST, "no name") }),
         )
         .route(
             "/long-text",
@@ -251,6 +259,99 @@ async fn a_long_text_is_no_detail() {
     assert_eq!(answer.json().get("detail"), None);
 }
 
+/// Waits once, then ends as it was told to; says beforehand how long it is.
+struct SlowText {
+    waited: bool,
+    left: VecDeque<Result<&'static str, &'static str>>,
+    says: SizeHint,
+}
+
+impl http_body::Body for SlowText {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+        if !std::mem::replace(&mut self.waited, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let next = self.left.pop_front();
+        Poll::Ready(
+            next.map(|part| part.map(|text| Frame::data(Bytes::from_static(text.as_bytes())))),
+        )
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.says
+    }
+}
+
+async fn detail_of(says: SizeHint, parts: &[Result<&'static str, &'static str>]) -> Value {
+    let parts: VecDeque<_> = parts.iter().copied().collect();
+    let refusing = service_fn(move |_: Request<()>| {
+        let body = SlowText {
+            waited: false,
+            left: parts.clone(),
+            says,
+        };
+        let response = Response::builder()
+            .status(StatusCode::BAD_REQUEST)
+            .header(header::CONTENT_TYPE, "text/plain")
+            .body(body);
+        async { response }
+    });
+    let response = ProblemLayer::new()
+        .layer(refusing)
+        .oneshot(Request::new(()))
+        .await
+        .expect("valid");
+    let problem: Value = serde_json::from_slice(&body_of(response).await).expect("json");
+    assert_eq!(problem["code"], "bad_request");
+    problem["detail"].clone()
+}
+
+#[tokio::test]
+async fn only_a_whole_short_text_becomes_the_detail() {
+    let says = SizeHint::with_exact;
+    assert_eq!(
+        detail_of(says(8), &[Ok(" no "), Ok("name ")]).await,
+        "no name"
+    );
+    assert_eq!(
+        detail_of(says(8), &[Ok("no "), Err("reset")]).await,
+        Value::Null
+    );
+    assert_eq!(detail_of(says(0), &[]).await, Value::Null);
+    assert_eq!(detail_of(says(2), &[Ok("\r\n")]).await, Value::Null);
+    // One that never said how long it is could be without an end, one that lied already is too long.
+    assert_eq!(
+        detail_of(SizeHint::default(), &[Ok("no")]).await,
+        Value::Null
+    );
+    let long: &'static str = Box::leak("x".repeat(1_025).into_boxed_str());
+    assert_eq!(detail_of(says(8), &[Ok(long)]).await, Value::Null);
+}
+
+#[tokio::test]
+async fn a_service_is_called_only_when_it_is_ready() {
+    // `ConcurrencyLimit` panics when it is called without having been ready.
+    let stack = ServiceBuilder::new()
+        .layer(RequestIdLayer::new())
+        .layer(ProblemLayer::new())
+        .layer(ConcurrencyLimitLayer::new(1));
+    let mut service = stack.service(service_fn(|_: Request<()>| async {
+        Ok::<_, Infallible>(Response::new(String::new()))
+    }));
+    for _ in 0..3 {
+        let ready = service.ready().await.expect("infallible");
+        let response = ready.call(Request::new(())).await.expect("infallible");
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+}
+
 #[tokio::test]
 async fn a_failing_service_gives_nothing_of_its_inside_away() {
     let server = app().await;
@@ -370,6 +471,12 @@ async fn the_answer_to_head_has_the_fields_of_get_and_no_body() {
             assert_eq!(head.header(field), get.header(field), "{path} {field}");
         }
     }
+    // What a GET would be told is not known here, so its length must not be claimed.
+    let get = server.get("/text").await;
+    assert_eq!(get.json()["detail"], "no name");
+    let head = server.send(request("HEAD", "/text")).await;
+    assert_eq!(head.header("content-type"), "application/problem+json");
+    assert!(!head.headers.contains_key("content-length"));
     // Read the bytes themselves: a client drops a body that should not be there.
     let answer = server
         .raw(b"HEAD /fail HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Response,
+    HeaderMap, HeaderName, HeaderValue, Method, Response,
     header::{self, CACHE_CONTROL, CONTENT_TYPE},
     response::Parts,
 };
@@ -83,7 +83,15 @@ where
                         let status = parts.status;
                         break (parts, problem.status(status));
                     }
-                    if !explains_itself(&parts, &body) {
+                    let explained = explains_itself(&parts);
+                    if explained && this.facts.method == Method::HEAD {
+                        // The text that a GET is told is not here, so the length of its answer is not known.
+                        let problem = bare(&parts);
+                        let mut response = answer(parts, problem, this.facts, &**this.render);
+                        response.headers_mut().remove(header::CONTENT_LENGTH);
+                        return Poll::Ready(Ok(response));
+                    }
+                    if !explained || !is_short(&body) {
                         let problem = bare(&parts);
                         break (parts, problem);
                     }
@@ -146,15 +154,17 @@ fn passes<B>(response: &Response<B>, facts: &RequestFacts) -> bool {
         || (is_json(response.headers()) && response.extensions().get::<Problem>().is_none())
 }
 
-/// Whether the answer is a short text for the caller. What a failing service says is not for the caller.
-fn explains_itself<B: Body>(parts: &Parts, body: &B) -> bool {
+/// Whether the answer is a text for the caller. What a failing service says is not for the caller.
+fn explains_itself(parts: &Parts) -> bool {
     parts.status.is_client_error()
         && media_type(&parts.headers).is_some_and(|name| name.eq_ignore_ascii_case(b"text/plain"))
         && !parts.headers.contains_key(header::CONTENT_ENCODING)
-        && body
-            .size_hint()
-            .upper()
-            .is_some_and(|bytes| bytes <= MAX_TEXT_BYTES)
+}
+
+fn is_short<B: Body>(body: &B) -> bool {
+    body.size_hint()
+        .upper()
+        .is_some_and(|bytes| bytes <= MAX_TEXT_BYTES)
 }
 
 fn bare(parts: &Parts) -> Problem {
