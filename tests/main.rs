@@ -2,3 +2,5 @@
 
 mod common;
 mod errors;
+mod auth;
+mod tenant_store;
