@@ -1,1 +1,4 @@
 //! Behaviour through the public API.
+
+mod auth;
+mod tenant_store;

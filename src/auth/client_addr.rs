@@ -47,7 +47,7 @@ pub struct PeerAddress(pub SocketAddr);
 /// Right when clients connect directly; behind a proxy every client has the proxy's address, see
 /// [`TrustedProxies`].
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "a unit that callers name")]
 pub struct PeerAddr;
 
 impl ClientAddr for PeerAddr {

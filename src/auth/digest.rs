@@ -1,10 +1,16 @@
-use std::fmt;
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use subtle::ConstantTimeEq as _;
 
 /// The SHA-256 or HMAC-SHA256 of a key: what stores and caches know a key by. Written as 64 hexadecimal
 /// digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// Comparing two for equality takes the same time whatever they are.
+#[derive(Clone, Copy, Eq, PartialOrd, Ord)]
 pub struct KeyDigest([u8; 32]);
 
 impl KeyDigest {
@@ -20,6 +26,16 @@ impl KeyDigest {
         &self.0
     }
 
+    /// The bytes as words: four steps to compare instead of 32.
+    fn words(&self) -> [u64; 4] {
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(self.0.chunks_exact(8)) {
+            let bytes = bytes.iter().copied();
+            *word = bytes.fold(0, |word, byte| word << 8 | u64::from(byte));
+        }
+        words
+    }
+
     /// Reads 64 hexadecimal digits of either case; `None` for anything else.
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {
@@ -29,11 +45,24 @@ impl KeyDigest {
         }
         let mut bytes = [0; 32];
         for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let high = char::from(pair[0]).to_digit(16)?;
-            let low = char::from(pair[1]).to_digit(16)?;
+            let [high, low] = pair else { return None };
+            let high = char::from(*high).to_digit(16)?;
+            let low = char::from(*low).to_digit(16)?;
             *byte = u8::try_from(high << 4 | low).ok()?;
         }
         Some(Self(bytes))
+    }
+}
+
+impl PartialEq for KeyDigest {
+    fn eq(&self, other: &Self) -> bool {
+        self.words().ct_eq(&other.words()).into()
+    }
+}
+
+impl Hash for KeyDigest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
     }
 }
 

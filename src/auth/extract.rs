@@ -135,7 +135,8 @@ impl Extractor {
     }
 
     /// Takes the credential out of the request, so that the inner service and its logs never see it: removes
-    /// each header that held it, or rewrites the target without the query parameter. Nothing else changes.
+    /// each header that held it, or rewrites the target without the query parameter, and with the `axum`
+    /// feature the `OriginalUri` extension too. Nothing else changes.
     pub fn strip<B>(&self, source: &CredentialSource, request: &mut Request<B>) {
         for (index, place) in self.sources.iter().enumerate() {
             if source.sources & (1 << index) == 0 {
@@ -151,6 +152,13 @@ impl Extractor {
                 KeySource::Query(name) => {
                     let stripped = without_parameter(request.uri(), name);
                     *request.uri_mut() = stripped;
+                    #[cfg(feature = "axum")]
+                    if let Some(original) = request
+                        .extensions_mut()
+                        .get_mut::<axum::extract::OriginalUri>()
+                    {
+                        original.0 = without_parameter(&original.0, name);
+                    }
                 }
             }
         }

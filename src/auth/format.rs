@@ -21,7 +21,7 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 /// Which of them it was is not told: the answer to the client is the same for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the text is not a key of this format")]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "says all it may")]
 pub struct Malformed;
 
 /// The operating system gave no random bytes.

@@ -173,7 +173,8 @@ mod tests {
         assert_eq!(shown("tg_live_short1234567"), "…4567");
         assert_eq!(shown("tg_prod_0123456789ABCDEFGHIJKLMNOPQR"), "…OPQR");
         assert_eq!(shown("TG_live_0123456789ABCDEFGHIJKLMNOPQR"), "…OPQR");
-        assert_eq!(shown("0123456789abcdef\nlevel=error"), "…");
+        assert_eq!(shown("0123456789abcdef\nlevel=error"), "…rror");
+        assert_eq!(shown("0123456789abcdef\nerr"), "…");
         assert_eq!(shown("0123456789abcdefgh\u{1F511}"), "…");
     }
 

@@ -53,24 +53,27 @@ impl ConfigError {
         let document = Self::read(&mut deserializer)?;
         deserializer
             .end()
-            .map_err(|source| Self::new("", source.to_string()).caused_by(source))?;
+            .map_err(|source| Self::new("", source.to_string()))?;
         Ok(document)
     }
 
     /// Reads a document of settings in any format, naming the field that is wrong.
+    ///
+    /// Keeps of the format's own error the last line and not the error itself: some formats quote the
+    /// document before it, and somebody may have written a secret there.
     pub(crate) fn read<'de, T, D>(deserializer: D) -> Result<T, Self>
     where
         T: Deserialize<'de>,
         D: Deserializer<'de>,
-        D::Error: Send + Sync + 'static,
     {
         serde_path_to_error::deserialize(deserializer).map_err(|error| {
             let path = match error.path().to_string() {
                 root if root == "." => String::new(),
                 path => path,
             };
-            let source = error.into_inner();
-            Self::new(path, source.to_string()).caused_by(source)
+            let text = error.inner().to_string();
+            let reason = text.lines().rfind(|line| !line.trim().is_empty());
+            Self::new(path, reason.unwrap_or("cannot be read").to_owned())
         })
     }
 

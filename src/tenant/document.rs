@@ -48,15 +48,15 @@ impl TenantDocument {
         ConfigError::read_json(text)
     }
 
-    /// Reads a document from any format, such as TOML.
+    /// Reads a document from any format, such as TOML. Of the format's own error only the last line is kept, as
+    /// some quote the document.
     ///
     /// # Errors
     ///
     /// As [`TenantDocument::from_json`].
-    pub fn read<'de, D>(deserializer: D) -> Result<Self, ConfigError>
+    pub fn from_deserializer<'de, D>(deserializer: D) -> Result<Self, ConfigError>
     where
         D: Deserializer<'de>,
-        D::Error: Send + Sync + 'static,
     {
         ConfigError::read(deserializer)
     }
