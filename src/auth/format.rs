@@ -27,7 +27,7 @@ pub struct Malformed;
 /// The operating system gave no random bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("no random bytes for a new key")]
-pub struct RandomError(#[source] getrandom::Error);
+pub struct RandomError(#[source] pub(crate) getrandom::Error);
 
 /// The shape of API keys: makes new ones and recognises its own without a look-up.
 ///

@@ -12,11 +12,13 @@ mod guard;
     reason = "the room is named after its main type"
 )]
 mod identity;
+mod keys;
 mod layer;
 mod own_headers;
 mod public_path;
 mod resolver;
 mod service;
+mod tenants;
 
 #[cfg(feature = "axum")]
 pub use self::extract::MissingIdentity;
@@ -27,8 +29,10 @@ pub use self::{
     future::AuthFuture,
     guard::{Guard, Guarded, IpAllowLayer, RequireFeature, RequireScope},
     identity::{Grant, Identity},
+    keys::{IssuedKey, Keys, KeysError, NewKey},
     layer::AuthLayer,
     public_path::{PathSet, PublicPath},
     resolver::{KeyAuthenticator, KeyAuthenticatorBuilder},
     service::Auth,
+    tenants::{Tenants, TenantsError},
 };

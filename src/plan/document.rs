@@ -55,13 +55,7 @@ impl PlanDocument {
     ///
     /// [`ConfigError`] names the field by its path, such as `plans[1].rules[0].burst`.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        let document = Self::from_deserializer(&mut deserializer)?;
-        deserializer.end().map_err(|source| {
-            ConfigError::new("", format!("{source}: remove what follows the document"))
-                .caused_by(source)
-        })?;
-        Ok(document)
+        ConfigError::read_json(text)
     }
 
     /// Reads a document in any form that serde knows, for example
@@ -75,13 +69,7 @@ impl PlanDocument {
         D: Deserializer<'de>,
         D::Error: Send + Sync + 'static,
     {
-        serde_path_to_error::deserialize(deserializer).map_err(|error| {
-            // The root's own path is written as a full stop.
-            let path = error.path().to_string();
-            let path = if path == "." { String::new() } else { path };
-            let source = error.into_inner();
-            ConfigError::new(path, source.to_string()).caused_by(source)
-        })
+        ConfigError::read(deserializer)
     }
 
     /// The plans in the document's order, not checked yet; [`PlanCatalog::from_document`] checks them.

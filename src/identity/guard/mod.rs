@@ -5,6 +5,7 @@ mod require_feature;
 mod require_scope;
 mod service;
 
+pub(super) use self::ip_allow::parse_network;
 pub use self::{
     ip_allow::IpAllowLayer,
     require_feature::RequireFeature,
