@@ -256,19 +256,18 @@ mod tests {
 
     #[test]
     fn ticks_compare_across_the_wrap() {
-        let bucket = bucket(1_000_000_007, 1_000_000, 1_000);
-        // n' is above 1000, so the tick wraps within 2^54 microseconds: stand just before a wrap.
+        // n' is 1,000,000,007, so the tick wraps every five hours: stand just before a wrap.
+        let bucket = bucket(1_000_000_007, 1_000_000, 10_000);
         let now = u64::MAX / bucket.ticks_per_micro();
-        let (deficit, _) = bucket.charge(0, 1_000);
+        let (deficit, _) = bucket.charge(0, 10_000);
         let full_at = bucket.full_at(deficit, now);
         assert!(full_at < bucket.tick(now), "the sum wrapped");
         assert_eq!(bucket.deficit(full_at, now), deficit);
         assert_eq!(bucket.wait(deficit, 1), Wait::Micros(1));
-        assert_eq!(
-            bucket.deficit(full_at, now + 1),
-            deficit - bucket.ticks_per_micro()
-        );
-        assert_eq!(bucket.deficit(full_at, now + 2), 0);
+        let a_microsecond_later = bucket.deficit(full_at, now + 1);
+        assert_eq!(a_microsecond_later, deficit - bucket.ticks_per_micro());
+        assert_eq!(bucket.refill_micros(), 10);
+        assert_eq!(bucket.deficit(full_at, now + 10), 0);
     }
 
     #[test]
@@ -323,7 +322,7 @@ mod tests {
         assert_eq!(path(1, 0, 1), "period");
         assert_eq!(path(0, 1, 1), "limit");
         assert_eq!(path(1, 1, 0), "burst");
-        assert_eq!(path((1 << 42) + 1, 1_000_000, 1), "limit");
+        assert_eq!(path((1 << 42) + 3, 1_000_000, 1), "limit");
         assert_eq!(path(u64::MAX, 1_000_000, u64::MAX), "limit");
         assert_eq!(path(1, 1_000_000, (1 << 53) / 1_000_000 + 1), "burst");
         assert!(BucketParameters::new(1, 1_000_000, (1 << 53) / 1_000_000).is_ok());
