@@ -1,6 +1,7 @@
 //! Behaviour through the public API.
 
+mod auth;
 mod common;
 mod errors;
-mod auth;
+mod limit;
 mod tenant_store;
