@@ -44,6 +44,8 @@ pub struct Reading {
     pub remaining: u64,
     /// Microseconds until more units than now are left; `None` when none are used or nobody can know.
     pub reset_micros: Option<u64>,
+    /// The length in microseconds of the window or period that is counted; `None` when units in flight are.
+    pub window_micros: Option<u64>,
 }
 
 impl Reading {
@@ -54,6 +56,14 @@ impl Reading {
             used,
             remaining,
             reset_micros,
+            window_micros: None,
         }
+    }
+
+    /// The same reading, of a window or period of so many microseconds.
+    #[must_use]
+    pub const fn over(mut self, window_micros: u64) -> Self {
+        self.window_micros = Some(window_micros);
+        self
     }
 }

@@ -200,7 +200,8 @@ impl WindowParameters {
             Wait::Micros(micros) => Some(micros),
             Wait::Zero | Wait::Unknown | Wait::Forever => None,
         };
-        Reading::new(used, remaining, reset_micros)
+        let window = self.cell_micros().saturating_mul(self.cells());
+        Reading::new(used, remaining, reset_micros).over(window)
     }
 }
 
@@ -291,7 +292,7 @@ impl LogParameters {
             Wait::Micros(micros) => Some(micros),
             Wait::Zero | Wait::Unknown | Wait::Forever => None,
         };
-        Reading::new(used, remaining, reset_micros)
+        Reading::new(used, remaining, reset_micros).over(self.window_micros())
     }
 }
 

@@ -88,6 +88,10 @@ pub trait TenantStore: Debug + Send + Sync + 'static {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl<T: TenantStore + ?Sized> TenantStore for Arc<T> {
+    fn find_now(&self, id: &TenantId) -> Option<Option<Arc<TenantRecord>>> {
+        (**self).find_now(id)
+    }
+
     async fn find(&self, id: &TenantId) -> Result<Option<Arc<TenantRecord>>, TenantStoreError> {
         (**self).find(id).await
     }

@@ -145,6 +145,7 @@ impl Applied<'_> {
             limit: self.rule.limit(),
             remaining: reading.remaining,
             reset: reading.reset_micros.map(Duration::from_micros),
+            window: reading.window_micros.map(Duration::from_micros),
             exceeded: !wait.is_zero(),
             threshold: self.rule.threshold_at(reading.used),
         }

@@ -114,6 +114,11 @@ impl QuotaCell {
         })
     }
 
+    fn length(&self) -> u64 {
+        let start = self.start.load(Ordering::Relaxed);
+        self.end.load(Ordering::Relaxed).saturating_sub(start)
+    }
+
     fn end(&self) -> Timestamp {
         Timestamp::from_unix_micros(self.end.load(Ordering::Relaxed))
     }
@@ -129,7 +134,7 @@ impl QuotaCell {
             let used = self.current(parameters, now, anchor)?;
             let end = self.end();
             let look = Look {
-                reading: parameters.read(used, now, end),
+                reading: parameters.read(used, now, end).over(self.length()),
                 wait: parameters.wait(used, amount, now, end),
             };
             if self.gate.is_still(used) {
@@ -156,7 +161,7 @@ impl QuotaCell {
                     continue;
                 }
                 return Ok(Taken::Refused(Look {
-                    reading: parameters.read(used, now, end),
+                    reading: parameters.read(used, now, end).over(self.length()),
                     wait,
                 }));
             }
@@ -165,7 +170,7 @@ impl QuotaCell {
                 continue;
             }
             return Ok(Taken::Charged(Charge {
-                reading: parameters.read(used + amount, now, end),
+                reading: parameters.read(used + amount, now, end).over(self.length()),
                 wait,
                 before: used,
                 amount,
