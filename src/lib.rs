@@ -17,6 +17,7 @@ pub mod auth;
 pub mod body;
 pub mod clock;
 pub mod error;
+pub mod gate;
 pub mod guide;
 pub mod head;
 pub mod id;

@@ -202,6 +202,12 @@ impl Recorder {
         }
     }
 
+    /// Whether a call that ends now would be kept: the queue has room and there was no shutdown.
+    pub(crate) fn accepts(&self) -> bool {
+        let core = self.core();
+        !core.is_closed() && !core.queue.is_full()
+    }
+
     /// What became of every call so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
