@@ -2,3 +2,5 @@
 
 mod common;
 mod errors;
+mod meter;
+mod sink;
