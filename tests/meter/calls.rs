@@ -320,11 +320,12 @@ fn a_route_template_shows_as_its_text() {
 struct Dice(u64);
 
 impl Dice {
+    /// SplitMix64.
     fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % n
     }
 }
 
@@ -363,9 +364,9 @@ async fn thousands_of_calls_dropped_at_random_are_each_counted_once() {
     let (recorder, sink) = recorder();
     let mut n_public = 0;
     for n in 0..N_CALLS {
-        let seed = 0x9e37_79b9_7f4a_7c15 ^ (n + 1);
+        let seed = n;
         let mut dice = Dice(seed);
-        let inner = Dice(seed.rotate_left(17));
+        let inner = Dice(!seed);
         let is_public = dice.below(5) == 0;
         n_public += u64::from(is_public);
         let mut inner = Some(inner);

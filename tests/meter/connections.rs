@@ -331,11 +331,10 @@ async fn a_stream_that_breaks_is_a_failure() {
     let mut all = Vec::new();
     let _ = stream.read_to_end(&mut all).await;
     let mut http2 = metered.http2().await;
-    let response = http2
-        .send_request(http2_request("/broken"))
-        .await
-        .expect("an answer");
-    assert!(response.into_body().collect().await.is_err());
+    // The stream may be reset before the answer's head was flushed.
+    if let Ok(response) = http2.send_request(http2_request("/broken")).await {
+        assert!(response.into_body().collect().await.is_err());
+    }
     for event in metered.events(2).await {
         assert_eq!((event.outcome, event.status), (CallOutcome::Failed, 200));
         assert_eq!(event.response_bytes, 20);
@@ -420,15 +419,15 @@ async fn hundreds_of_clients_that_leave_at_random_leave_nothing_open() {
                 n_begun.fetch_add(1, Ordering::Relaxed);
             } else {
                 let mut http2 = metered.http2().await;
-                let response = http2
-                    .send_request(http2_request(path))
-                    .await
-                    .expect("an answer");
-                let mut body = response.into_body();
-                for _ in 0..n % 4 {
-                    let next = tokio::time::timeout(Duration::from_millis(50), body.frame()).await;
-                    if !matches!(next, Ok(Some(Ok(_)))) {
-                        break;
+                // A stream that breaks may be reset before the answer's head was flushed.
+                if let Ok(response) = http2.send_request(http2_request(path)).await {
+                    let mut body = response.into_body();
+                    for _ in 0..n % 4 {
+                        let next =
+                            tokio::time::timeout(Duration::from_millis(50), body.frame()).await;
+                        if !matches!(next, Ok(Some(Ok(_)))) {
+                            break;
+                        }
                     }
                 }
                 n_begun.fetch_add(1, Ordering::Relaxed);
