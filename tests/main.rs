@@ -4,4 +4,7 @@ mod auth;
 mod common;
 mod errors;
 mod limit;
+mod limit_layer;
+mod meter;
+mod sink;
 mod tenant_store;

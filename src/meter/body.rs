@@ -44,7 +44,10 @@ where
             return this.inner.poll_frame(cx);
         };
         guard.polled();
-        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        guard.enter();
+        let poll = this.inner.as_mut().poll_frame(cx);
+        guard.leave();
+        let frame = ready!(poll);
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {

@@ -37,7 +37,14 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let result = ready!(this.inner.poll(cx));
+        if let Some(guard) = this.guard.as_mut() {
+            guard.enter();
+        }
+        let poll = this.inner.poll(cx);
+        if let Some(guard) = this.guard.as_mut() {
+            guard.leave();
+        }
+        let result = ready!(poll);
         let mut guard = this.guard.take();
         Poll::Ready(match result {
             Ok(response) => {

@@ -1,6 +1,6 @@
 //! The one owner of a call's end.
 
-use std::{sync::Arc, thread};
+use std::sync::Arc;
 
 use http::{HeaderMap, Method, StatusCode, header::CONTENT_LENGTH};
 use http_body::SizeHint;
@@ -26,6 +26,9 @@ pub(super) struct Guard {
     status: Option<StatusCode>,
     refused: Option<ErrorCode>,
     service_failed: bool,
+    /// Code of the service is running. Still set when the guard is dropped, that code has panicked: whoever
+    /// catches the panic may drop the future later, when no panic is under way any more.
+    running: bool,
     body: Seen,
 }
 
@@ -50,8 +53,19 @@ impl Guard {
             status: None,
             refused: None,
             service_failed: false,
+            running: false,
             body: Seen::default(),
         }
+    }
+
+    /// Code of the service begins to run.
+    pub(super) const fn enter(&mut self) {
+        self.running = true;
+    }
+
+    /// Code of the service has returned.
+    pub(super) const fn leave(&mut self) {
+        self.running = false;
     }
 
     /// The service failed without an answer.
@@ -76,6 +90,7 @@ impl Guard {
         self.body.ended = response.body().is_end_stream();
     }
 
+    /// The body is asked for a frame.
     pub(super) const fn polled(&mut self) {
         self.body.polled = true;
     }
@@ -94,7 +109,7 @@ impl Guard {
 
     fn outcome(&self) -> (u16, CallOutcome, Option<ErrorCode>) {
         let internal = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
-        if thread::panicking() {
+        if self.running {
             let status = self.status.map_or(internal, |status| status.as_u16());
             return (status, CallOutcome::Panicked, None);
         }

@@ -76,8 +76,11 @@ where
         let meter = Meter(Arc::new(call));
         request.extensions_mut().insert(meter.clone());
         // Before the call, so that a service that panics in `call` itself is reported too.
-        let guard = Guard::new(meter, Arc::clone(&self.shared));
-        ResponseFuture::new(self.inner.call(request), Some(guard))
+        let mut guard = Guard::new(meter, Arc::clone(&self.shared));
+        guard.enter();
+        let future = self.inner.call(request);
+        guard.leave();
+        ResponseFuture::new(future, Some(guard))
     }
 }
 
