@@ -20,9 +20,9 @@ use tollgate::{
     clock::ManualClock,
     head::RequestHead,
     limit::{
-        Action, Concurrency, Cost, Decision, HeaderStyle, LimitCall, LimitDegraded, LimitLayer, LimitStore,
-        LimitStoreError, MemoryLimits, OnStoreFailure, OwnedLimitCall, Quota, Rate, Receipt, Rule, Scope,
-        Settlement, ThresholdEvent, ThresholdSink, Unit, Window,
+        Action, Concurrency, Cost, Decision, HeaderStyle, LimitCall, LimitDegraded, LimitLayer,
+        LimitStore, LimitStoreError, MemoryLimits, OnStoreFailure, OwnedLimitCall, Quota, Rate,
+        Receipt, Rule, Scope, Settlement, ThresholdEvent, ThresholdSink, Unit, Window,
     },
     meter::Meter,
 };
@@ -39,7 +39,9 @@ fn request() -> Request<()> {
 }
 
 fn layer<R: Into<Rule>>(clock: &ManualClock, rules: impl IntoIterator<Item = R>) -> LimitLayer {
-    LimitLayer::new(MemoryLimits::new(), rules).unwrap().clock(Arc::new(clock.clone()))
+    LimitLayer::new(MemoryLimits::new(), rules)
+        .unwrap()
+        .clock(Arc::new(clock.clone()))
 }
 
 async fn status<S, B>(service: &S, request: Request<()>) -> StatusCode
@@ -51,11 +53,17 @@ where
 
 /// The items of a list of strings with integer parameters, parsed by another's RFC 9651 parser.
 fn items(response: &Response<impl Body>, field: &str) -> Vec<(String, Vec<(String, String)>)> {
-    let text = response.headers().get(field).unwrap_or_else(|| panic!("no {field}")).as_bytes();
+    let text = response
+        .headers()
+        .get(field)
+        .unwrap_or_else(|| panic!("no {field}"))
+        .as_bytes();
     let list: sfv::List = Parser::new(text).parse().unwrap();
     let item = |entry: &ListEntry| match entry {
         ListEntry::Item(item) => {
-            let BareItem::String(name) = &item.bare_item else { panic!("{item:?} is no string") };
+            let BareItem::String(name) = &item.bare_item else {
+                panic!("{item:?} is no string")
+            };
             let parameters = item.params.iter().map(|(name, value)| {
                 let value = match value {
                     BareItem::Integer(n) => n.to_string(),
@@ -72,7 +80,10 @@ fn items(response: &Response<impl Body>, field: &str) -> Vec<(String, Vec<(Strin
 }
 
 fn pairs(parameters: &[(&str, &str)]) -> Vec<(String, String)> {
-    parameters.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+    parameters
+        .iter()
+        .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 #[tokio::test]
@@ -90,7 +101,10 @@ async fn refuses_the_request_after_the_burst_is_spent_and_the_service_never_sees
     let refused = service.clone().oneshot(request()).await.unwrap();
     assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(refused.headers()["retry-after"], "1");
-    assert_eq!(refused.headers()["content-type"], "application/problem+json");
+    assert_eq!(
+        refused.headers()["content-type"],
+        "application/problem+json"
+    );
     let body = refused.into_body().collect().await.unwrap().to_bytes();
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(body["code"], "rate_limited");
@@ -115,7 +129,10 @@ async fn writes_the_fields_of_draft_11_with_the_tightest_rule_first() {
         [
             ("quota".to_owned(), pairs(&[("q", "4"), ("w", "86400")])),
             ("rate".to_owned(), pairs(&[("q", "100"), ("w", "10")])),
-            ("window".to_owned(), pairs(&[("q", "50"), ("w", "60"), ("qu", "content-bytes")])),
+            (
+                "window".to_owned(),
+                pairs(&[("q", "50"), ("w", "60"), ("qu", "content-bytes")])
+            ),
         ]
     );
     // The clock stands at noon: the quota comes back in twelve hours, a token in a tenth of a second.
@@ -132,14 +149,18 @@ async fn writes_the_fields_of_draft_11_with_the_tightest_rule_first() {
 #[tokio::test]
 async fn writes_the_legacy_fields_or_none_when_asked() {
     let clock = ManualClock::default();
-    let legacy = layer(&clock, [Rate::per_minute(2)]).headers(HeaderStyle::Legacy).layer(service_fn(hello));
+    let legacy = layer(&clock, [Rate::per_minute(2)])
+        .headers(HeaderStyle::Legacy)
+        .layer(service_fn(hello));
     let response = legacy.clone().oneshot(request()).await.unwrap();
     assert_eq!(response.headers()["x-ratelimit-limit"], "2");
     assert_eq!(response.headers()["x-ratelimit-remaining"], "1");
     assert_eq!(response.headers()["x-ratelimit-reset"], "30");
     assert!(!response.headers().contains_key("ratelimit"));
 
-    let off = layer(&clock, [Rate::per_minute(1)]).headers(HeaderStyle::Off).layer(service_fn(hello));
+    let off = layer(&clock, [Rate::per_minute(1)])
+        .headers(HeaderStyle::Off)
+        .layer(service_fn(hello));
     let response = off.clone().oneshot(request()).await.unwrap();
     assert!(response.headers().is_empty());
     let refused = off.clone().oneshot(request()).await.unwrap();
@@ -151,20 +172,31 @@ async fn writes_the_legacy_fields_or_none_when_asked() {
 async fn counts_each_value_of_a_hook_apart_and_leaves_the_rest_alone() {
     let clock = ManualClock::default();
     let by_team = layer(&clock, [Rate::per_minute(1)]).by(|head: &RequestHead<'_>| {
-        head.headers().get("x-team").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        head.headers()
+            .get("x-team")
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
     });
     let service = by_team.layer(service_fn(hello));
     let from = |team: &[u8]| {
         let mut request = request();
-        request.headers_mut().insert("x-team", http::HeaderValue::from_bytes(team).unwrap());
+        request
+            .headers_mut()
+            .insert("x-team", http::HeaderValue::from_bytes(team).unwrap());
         request
     };
     for team in [&b"red"[..], b"blue", b"\xff\xfe", &[b'x'; 4096]] {
         assert_eq!(status(&service, from(team)).await, StatusCode::OK);
-        assert_eq!(status(&service, from(team)).await, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(
+            status(&service, from(team)).await,
+            StatusCode::TOO_MANY_REQUESTS
+        );
     }
     for _ in 0..5 {
-        assert_eq!(status(&service, request()).await, StatusCode::OK, "no team, no count");
+        assert_eq!(
+            status(&service, request()).await,
+            StatusCode::OK,
+            "no team, no count"
+        );
     }
 }
 
@@ -173,12 +205,17 @@ async fn a_custom_scope_counts_within_its_rule_only() {
     let clock = ManualClock::default();
     let rules = [Rate::per_minute(1).scope(Scope::Custom("model".into()))];
     let service = layer(&clock, rules)
-        .scope("model", |head: &RequestHead<'_>| head.uri().query().map(str::to_owned))
+        .scope("model", |head: &RequestHead<'_>| {
+            head.uri().query().map(str::to_owned)
+        })
         .layer(service_fn(hello));
     let ask = |model: &str| Request::get(format!("/?{model}")).body(()).unwrap();
     assert_eq!(status(&service, ask("small")).await, StatusCode::OK);
     assert_eq!(status(&service, ask("large")).await, StatusCode::OK);
-    assert_eq!(status(&service, ask("small")).await, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(
+        status(&service, ask("small")).await,
+        StatusCode::TOO_MANY_REQUESTS
+    );
 }
 
 #[tokio::test]
@@ -192,11 +229,17 @@ async fn a_call_costs_what_the_hook_says() {
         .layer(service_fn(hello));
     let rows = |n: u32| Request::get(format!("/?{n}")).body(()).unwrap();
     assert_eq!(status(&service, rows(6)).await, StatusCode::OK);
-    assert_eq!(status(&service, rows(6)).await, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(
+        status(&service, rows(6)).await,
+        StatusCode::TOO_MANY_REQUESTS
+    );
     assert_eq!(status(&service, rows(4)).await, StatusCode::OK);
     let never = service.clone().oneshot(rows(11)).await.unwrap();
     assert_eq!(never.status(), StatusCode::TOO_MANY_REQUESTS);
-    assert!(!never.headers().contains_key("retry-after"), "it can never pass");
+    assert!(
+        !never.headers().contains_key("retry-after"),
+        "it can never pass"
+    );
 }
 
 #[tokio::test]
@@ -227,11 +270,18 @@ async fn a_handler_that_uses_more_than_was_held_overdraws_and_the_next_call_wait
     let service = layer(&clock, [Quota::daily(100).unit(Unit::custom("tokens"))])
         .cost(|_: &RequestHead<'_>| Cost::default().with("tokens", 10))
         .layer(service_fn(|request: Request<()>| async move {
-            request.extensions().get::<Meter>().unwrap().add("tokens", u64::MAX);
+            request
+                .extensions()
+                .get::<Meter>()
+                .unwrap()
+                .add("tokens", u64::MAX);
             hello(Request::new(())).await
         }));
     assert_eq!(status(&service, request()).await, StatusCode::OK);
-    assert_eq!(status(&service, request()).await, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(
+        status(&service, request()).await,
+        StatusCode::TOO_MANY_REQUESTS
+    );
 }
 
 #[tokio::test]
@@ -246,9 +296,19 @@ async fn a_failure_of_the_service_gives_the_quota_back_but_not_the_rate() {
         Ok::<_, Infallible>(response)
     }));
     let failing = || Request::get("/fails").body(()).unwrap();
-    assert_eq!(status(&service, failing()).await, StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!(status(&service, failing()).await, StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!(status(&service, request()).await, StatusCode::OK, "the quota of one is still there");
+    assert_eq!(
+        status(&service, failing()).await,
+        StatusCode::INTERNAL_SERVER_ERROR
+    );
+    assert_eq!(
+        status(&service, failing()).await,
+        StatusCode::INTERNAL_SERVER_ERROR
+    );
+    assert_eq!(
+        status(&service, request()).await,
+        StatusCode::OK,
+        "the quota of one is still there"
+    );
     clock.advance(Duration::from_secs(20));
     let refused = service.clone().oneshot(request()).await.unwrap();
     let body = refused.into_body().collect().await.unwrap().to_bytes();
@@ -264,7 +324,10 @@ async fn a_slot_is_held_until_the_body_ends_or_is_dropped() {
     assert_eq!(first.status(), StatusCode::OK);
     let second = service.clone().oneshot(request()).await.unwrap();
     assert_eq!(second.status(), StatusCode::TOO_MANY_REQUESTS);
-    assert!(!second.headers().contains_key("retry-after"), "nobody knows when a call ends");
+    assert!(
+        !second.headers().contains_key("retry-after"),
+        "nobody knows when a call ends"
+    );
     drop(first);
     let third = service.clone().oneshot(request()).await.unwrap();
     assert_eq!(third.status(), StatusCode::OK);
@@ -275,16 +338,27 @@ async fn a_slot_is_held_until_the_body_ends_or_is_dropped() {
 #[tokio::test]
 async fn a_dropped_future_and_a_broken_body_release_the_slot() {
     let clock = ManualClock::default();
-    let service = layer(&clock, [Concurrency::new(1)]).layer(service_fn(|request: Request<()>| async move {
-        if request.uri().path() == "/hangs" {
-            std::future::pending::<()>().await;
-        }
-        let frames = [Ok(http_body::Frame::data(Bytes::from("a"))), Err(std::io::Error::other("cut"))];
-        Ok::<_, Infallible>(Response::new(StreamBody::new(tokio_stream::iter(frames))))
-    }));
-    let mut hanging = tokio_test_poll(service.clone().oneshot(Request::get("/hangs").body(()).unwrap()));
+    let service =
+        layer(&clock, [Concurrency::new(1)]).layer(service_fn(|request: Request<()>| async move {
+            if request.uri().path() == "/hangs" {
+                std::future::pending::<()>().await;
+            }
+            let frames = [
+                Ok(http_body::Frame::data(Bytes::from("a"))),
+                Err(std::io::Error::other("cut")),
+            ];
+            Ok::<_, Infallible>(Response::new(StreamBody::new(tokio_stream::iter(frames))))
+        }));
+    let mut hanging = tokio_test_poll(
+        service
+            .clone()
+            .oneshot(Request::get("/hangs").body(()).unwrap()),
+    );
     assert!(hanging.poll_once().is_pending());
-    assert_eq!(status(&service, request()).await, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(
+        status(&service, request()).await,
+        StatusCode::TOO_MANY_REQUESTS
+    );
     drop(hanging);
     let broken = service.clone().oneshot(request()).await.unwrap();
     assert!(broken.into_body().collect().await.is_err());
@@ -326,14 +400,28 @@ async fn a_threshold_warns_in_the_answer_and_is_told_once() {
     for _ in 0..10 {
         let response = service.clone().oneshot(request()).await.unwrap();
         let warning = response.headers().get("tollgate-limit-warning");
-        warnings.push(warning.map_or("", |value| value.to_str().unwrap()).to_owned());
+        warnings.push(
+            warning
+                .map_or("", |value| value.to_str().unwrap())
+                .to_owned(),
+        );
     }
     assert!(warnings[..7].iter().all(String::is_empty), "{warnings:?}");
-    assert_eq!(warnings[7..], ["\"quota\";percent=80", "\"quota\";percent=80", "\"quota\";percent=100"]);
+    assert_eq!(
+        warnings[7..],
+        [
+            "\"quota\";percent=80",
+            "\"quota\";percent=80",
+            "\"quota\";percent=100"
+        ]
+    );
     drop(service);
     for (percent, used) in [(80, 8), (100, 10)] {
         let event = heard.recv().await.unwrap();
-        assert_eq!((&*event.rule, event.crossing.percent, event.crossing.used), ("quota", percent, used));
+        assert_eq!(
+            (&*event.rule, event.crossing.percent, event.crossing.used),
+            ("quota", percent, used)
+        );
     }
     assert!(heard.recv().await.is_none(), "told once each");
 }
@@ -354,7 +442,10 @@ async fn overage_passes_warns_pass_and_shadow_rules_are_not_seen() {
         assert!(policy.iter().all(|(name, _)| name != "trial"), "{policy:?}");
     }
     let response = service.clone().oneshot(request()).await.unwrap();
-    assert_eq!(response.headers()["tollgate-limit-warning"], "\"rate\";percent=100");
+    assert_eq!(
+        response.headers()["tollgate-limit-warning"],
+        "\"rate\";percent=100"
+    );
 }
 
 /// A store that never has an answer.
@@ -382,7 +473,11 @@ impl LimitStore for Broken {
     }
 }
 
-async fn under_failure(store: Broken, policy: OnStoreFailure, calls: usize) -> Vec<(StatusCode, bool, String)> {
+async fn under_failure(
+    store: Broken,
+    policy: OnStoreFailure,
+    calls: usize,
+) -> Vec<(StatusCode, bool, String)> {
     let clock = ManualClock::default();
     let service = LimitLayer::new(store, [Rate::per_minute(4).on_store_failure(policy)])
         .unwrap()
@@ -395,7 +490,11 @@ async fn under_failure(store: Broken, policy: OnStoreFailure, calls: usize) -> V
         let (head, body) = response.into_parts();
         let degraded = head.extensions.get::<LimitDegraded>().is_some();
         let body = body.collect().await.unwrap().to_bytes();
-        seen.push((head.status, degraded, String::from_utf8(body.to_vec()).unwrap()));
+        seen.push((
+            head.status,
+            degraded,
+            String::from_utf8(body.to_vec()).unwrap(),
+        ));
     }
     seen
 }
@@ -406,8 +505,13 @@ async fn a_store_that_gives_no_answer_is_never_mistaken_for_an_unlimited_one() {
         let statuses = async |policy| {
             let seen = under_failure(store(), policy, 12).await;
             assert!(seen.iter().all(|(_, degraded, _)| *degraded), "{seen:?}");
-            assert!(seen.iter().all(|(_, _, body)| !body.contains("10.0.0.7")), "{seen:?}");
-            seen.into_iter().map(|(status, ..)| status.as_u16()).collect::<Vec<_>>()
+            assert!(
+                seen.iter().all(|(_, _, body)| !body.contains("10.0.0.7")),
+                "{seen:?}"
+            );
+            seen.into_iter()
+                .map(|(status, ..)| status.as_u16())
+                .collect::<Vec<_>>()
         };
         // The share of one of two processes is two of four.
         let mut local = [429; 12];
@@ -421,10 +525,13 @@ async fn a_store_that_gives_no_answer_is_never_mistaken_for_an_unlimited_one() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_for_want_of_a_store_speaks_of_no_quota() {
     let clock = ManualClock::default();
-    let service = LimitLayer::new(Broken::Fails, [Quota::daily(5).on_store_failure(OnStoreFailure::Deny)])
-        .unwrap()
-        .clock(Arc::new(clock))
-        .layer(service_fn(hello));
+    let service = LimitLayer::new(
+        Broken::Fails,
+        [Quota::daily(5).on_store_failure(OnStoreFailure::Deny)],
+    )
+    .unwrap()
+    .clock(Arc::new(clock))
+    .layer(service_fn(hello));
     let response = service.oneshot(request()).await.unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(response.headers()["retry-after"], "1");
@@ -434,14 +541,22 @@ async fn a_refusal_for_want_of_a_store_speaks_of_no_quota() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_calls_at_once_admit_exactly_the_limit() {
     let clock = ManualClock::default();
-    let rules: [Rule; 2] = [Quota::daily(100).into(), Window::new(500, Duration::from_secs(60)).into()];
+    let rules: [Rule; 2] = [
+        Quota::daily(100).into(),
+        Window::new(500, Duration::from_secs(60)).into(),
+    ];
     let service = layer(&clock, rules).layer(service_fn(hello));
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..1_000 {
         let service = service.clone();
         calls.spawn(async move { status(&service, request()).await });
     }
-    let admitted = calls.join_all().await.into_iter().filter(|status| status.is_success()).count();
+    let admitted = calls
+        .join_all()
+        .await
+        .into_iter()
+        .filter(|status| status.is_success())
+        .count();
     assert_eq!(admitted, 100);
 }
 

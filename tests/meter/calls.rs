@@ -18,7 +18,8 @@ use tokio_stream::StreamExt as _;
 use tollgate::{
     clock::{Clock as _, ManualClock},
     error::{ErrorCode, Problem},
-    meter::{CallOutcome, Meter, MeterLayer, Recorder, RouteTemplate},
+    meter::{CallOutcome, Meter, MeterLayer, Recorder},
+    route::RouteTemplate,
     sink::MemorySink,
 };
 use tower::{Layer as _, Service as _, ServiceBuilder, ServiceExt as _, service_fn};

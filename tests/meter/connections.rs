@@ -24,7 +24,8 @@ use tokio_stream::{Stream, StreamExt as _};
 use tollgate::{
     error::{ErrorCode, Problem, catch_panic},
     head::RequestHead,
-    meter::{CallOutcome, Meter, MeterLayer, Recorder, RouteTemplate, UsageEvent},
+    meter::{CallOutcome, Meter, MeterLayer, Recorder, UsageEvent},
+    route::RouteTemplate,
     sink::MemorySink,
 };
 use tower::{ServiceBuilder, service_fn};
