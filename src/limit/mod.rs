@@ -4,6 +4,7 @@ mod compile;
 mod concurrency;
 mod cost;
 mod decision;
+mod document;
 mod memory;
 mod quota;
 mod reading;
