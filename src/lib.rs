@@ -77,6 +77,9 @@
 pub mod auth;
 pub mod body;
 pub mod clock;
+#[cfg(feature = "conformance")]
+#[cfg_attr(docsrs, doc(cfg(feature = "conformance")))]
+pub mod conformance;
 pub mod error;
 pub mod gate;
 pub mod guide;

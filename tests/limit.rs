@@ -56,3 +56,9 @@ fn refuses_the_request_after_the_quota_is_spent() {
     bench.clock.advance(Duration::from_secs(31 * 86_400));
     assert_eq!((0..20).filter(|_| bench.one()).count(), 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_passes_the_conformance_suite() {
+    let store = Arc::new(MemoryLimits::new());
+    tollgate::conformance::limit_store(store, &ManualClock::default()).await;
+}

@@ -10,6 +10,7 @@ mod future;
 mod headers;
 mod hook;
 mod layer;
+mod document;
 mod memory;
 mod quota;
 mod reading;
