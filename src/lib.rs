@@ -17,11 +17,18 @@ pub mod auth;
 pub mod body;
 pub mod clock;
 pub mod error;
+pub mod guide;
 pub mod head;
 pub mod id;
 pub mod identity;
 pub mod limit;
 pub mod meter;
 pub mod plan;
+pub mod request_id;
 pub mod sink;
 pub mod tenant;
+
+/// The readme's server, compiled like every other example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,4 +1,6 @@
 //! Behaviour through the public API.
 
 mod auth;
+mod common;
+mod errors;
 mod tenant_store;

@@ -7,7 +7,7 @@ macro_rules! error_codes {
         /// The stable, machine-readable reason of an error answer.
         ///
         /// Clients branch on [`ErrorCode::as_str`]; it never changes once published. The page
-        /// `guide::errors` explains each.
+        /// [`guide::errors`](crate::guide::errors) explains each.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum ErrorCode {
@@ -102,6 +102,8 @@ error_codes! {
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "Request timeout";
     /// The request conflicts with the state of the resource.
     Conflict = "conflict", CONFLICT, "Conflict";
+    /// What was served under this path is gone for good; the inner service said so.
+    Gone = "gone", GONE, "Gone";
     /// The request body is larger than the service accepts.
     PayloadTooLarge = "payload_too_large", PAYLOAD_TOO_LARGE, "Payload too large";
     /// The body's media type is not served.
@@ -131,7 +133,7 @@ impl ErrorCode {
             StatusCode::METHOD_NOT_ALLOWED => Self::MethodNotAllowed,
             StatusCode::REQUEST_TIMEOUT => Self::RequestTimeout,
             StatusCode::CONFLICT => Self::Conflict,
-            StatusCode::GONE => Self::Sunset,
+            StatusCode::GONE => Self::Gone,
             StatusCode::PAYLOAD_TOO_LARGE => Self::PayloadTooLarge,
             StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::UnsupportedMediaType,
             StatusCode::UNPROCESSABLE_ENTITY => Self::UnprocessableContent,

@@ -13,7 +13,7 @@ use super::{
 use crate::body::ResponseBody;
 
 pub(super) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 impl Problem {
     /// The problem as the answer to a request of this method.
@@ -21,7 +21,7 @@ impl Problem {
     /// The body is `application/problem+json` (RFC 9457); it is empty for HEAD and for a status that has no
     /// content (RFC 9110 sections 9.3.2 and 15). The answer is not cached unless the problem has a
     /// `Cache-Control` of its own. The problem travels along in the response extensions, so that an outer
-    /// `ProblemLayer` can add the request id or render it in another form.
+    /// [`ProblemLayer`](super::ProblemLayer) can add the request id or render it in another form.
     #[must_use]
     pub fn into_response<B>(self, method: &Method) -> Response<ResponseBody<B>> {
         let bytes = problem_json(&self, DEFAULT_TYPE_BASE, None);
@@ -73,6 +73,17 @@ fn has_no_content(status: StatusCode) -> bool {
             status,
             StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
         )
+}
+
+/// Lets a handler return `Result<_, Problem>`.
+///
+/// Under axum the method is not known here; axum and hyper send no body in answer to HEAD.
+#[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+impl axum::response::IntoResponse for Problem {
+    fn into_response(self) -> axum::response::Response {
+        Self::into_response::<axum::body::Body>(self, &Method::GET).map(axum::body::Body::new)
+    }
 }
 
 #[cfg(test)]

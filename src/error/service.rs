@@ -1,0 +1,99 @@
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response,
+    header::{ACCEPT, CONTENT_TYPE},
+};
+use http_body::Body;
+use tower_service::Service;
+
+use super::{ErrorContext, RenderError, ResponseFuture};
+use crate::{body::ResponseBody, request_id::RequestId};
+
+/// The service of [`ProblemLayer`](super::ProblemLayer).
+pub struct ProblemService<S, R: ?Sized> {
+    inner: S,
+    render: Arc<R>,
+}
+
+impl<S, R: ?Sized> ProblemService<S, R> {
+    pub(super) const fn new(inner: S, render: Arc<R>) -> Self {
+        Self { inner, render }
+    }
+}
+
+impl<S: Clone, R: ?Sized> Clone for ProblemService<S, R> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), Arc::clone(&self.render))
+    }
+}
+
+impl<S: fmt::Debug, R: ?Sized> fmt::Debug for ProblemService<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProblemService")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, R, Q, B> Service<Request<Q>> for ProblemService<S, R>
+where
+    S: Service<Request<Q>, Response = Response<B>>,
+    B: Body<Data = Bytes>,
+    R: RenderError + ?Sized,
+{
+    type Response = Response<ResponseBody<B>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, B, R>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Q>) -> Self::Future {
+        let facts = RequestFacts::of(&request);
+        ResponseFuture::new(self.inner.call(request), facts, Arc::clone(&self.render))
+    }
+}
+
+/// What must be known of a request that is gone by the time its answer fails.
+#[derive(Clone, Debug)]
+pub(super) struct RequestFacts {
+    pub(super) method: Method,
+    pub(super) grpc: bool,
+    request_id: Option<RequestId>,
+    accept: Option<HeaderValue>,
+}
+
+impl RequestFacts {
+    fn of<Q>(request: &Request<Q>) -> Self {
+        Self {
+            method: request.method().clone(),
+            grpc: is_grpc(request.headers()),
+            request_id: request.extensions().get().cloned(),
+            accept: request.headers().get(ACCEPT).cloned(),
+        }
+    }
+
+    pub(super) fn context(&self) -> ErrorContext<'_> {
+        let request_id = self
+            .request_id
+            .as_ref()
+            .and_then(|id| id.header_value().to_str().ok());
+        ErrorContext::new(&self.method)
+            .with_request_id(request_id)
+            .with_accept(self.accept.as_ref())
+    }
+}
+
+/// Whether the message is of gRPC or gRPC-Web, whose errors have a form of their own.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}

@@ -1,0 +1,359 @@
+//! One id for each request, in its logs, its usage event, its errors and its answer.
+//!
+//! [`RequestIdLayer`] decides in this order:
+//!
+//! 1. An outer layer gave the request a [`RequestId`] already: it stays.
+//! 2. The request carries one `x-request-id` field of 1 to 128 characters out of `A-Z a-z 0-9 . _ : -`, and
+//!    its sender is trusted ([`TrustInbound`]; by default nobody is): it stays.
+//! 3. Otherwise a new id is made.
+//!
+//! The id is then a [`RequestId`] extension and the `x-request-id` field of the request, and the same field of
+//! the answer, unless the service set one of its own there.
+//!
+//! # Deployment
+//!
+//! An id from a stranger can repeat or imitate another's, so it confuses whoever reads the logs. Trust only
+//! your own proxies, which set the field themselves ([`TrustPeers`]).
+//!
+//! ```
+//! use http::{Request, Response};
+//! use std::convert::Infallible;
+//! use tollgate::{head::RequestHead, request_id::RequestIdLayer};
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Infallible> {
+//! let hello = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });
+//! let request = || Request::get("/").header("x-request-id", "edge-17").body(());
+//!
+//! let trusting = RequestIdLayer::new().trust(|_: &RequestHead<'_>| true).layer(hello);
+//! let answer = trusting.oneshot(request().expect("a valid request")).await?;
+//! assert_eq!(answer.headers()["x-request-id"], "edge-17");
+//!
+//! let cautious = RequestIdLayer::new().layer(hello);
+//! let answer = cautious.oneshot(request().expect("a valid request")).await?;
+//! assert_ne!(answer.headers()["x-request-id"], "edge-17");
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use http::{HeaderName, HeaderValue, Request};
+use ipnet::IpNet;
+use tower_http::request_id::{MakeRequestId, PropagateRequestId, SetRequestId};
+use tower_layer::Layer;
+use tower_service::Service;
+
+pub use tower_http::request_id::RequestId;
+
+use crate::head::RequestHead;
+
+/// The header field of the id.
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest inbound id that is kept, in bytes.
+pub const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// Says whose inbound `x-request-id` is kept. A closure works.
+pub trait TrustInbound: Send + Sync + 'static {
+    /// Whether the sender of this request may name it. Asked only when the request carries a valid id.
+    fn trusts(&self, head: &RequestHead<'_>) -> bool;
+}
+
+impl<F> TrustInbound for F
+where
+    F: Fn(&RequestHead<'_>) -> bool + Send + Sync + 'static,
+{
+    fn trusts(&self, head: &RequestHead<'_>) -> bool {
+        self(head)
+    }
+}
+
+/// Trusts nobody: every request gets a new id. The default.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct TrustNobody;
+
+impl TrustInbound for TrustNobody {
+    fn trusts(&self, _: &RequestHead<'_>) -> bool {
+        false
+    }
+}
+
+/// Trusts connections from these networks, such as those of a load balancer.
+///
+/// The address is that of the connection: a [`SocketAddr`] or axum's `ConnectInfo<SocketAddr>` in the request
+/// extensions (the latter under the `axum` feature). A request without one is not trusted. An IPv4 address
+/// mapped into IPv6 counts as IPv4.
+#[derive(Clone, Debug)]
+pub struct TrustPeers {
+    networks: Box<[IpNet]>,
+}
+
+impl TrustPeers {
+    /// Trusts connections from these networks; from none when there are none.
+    #[must_use]
+    pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
+        Self {
+            networks: networks.into_iter().collect(),
+        }
+    }
+}
+
+impl TrustInbound for TrustPeers {
+    fn trusts(&self, head: &RequestHead<'_>) -> bool {
+        peer(head).is_some_and(|address| {
+            let address = address.to_canonical();
+            self.networks
+                .iter()
+                .any(|network| network.contains(&address))
+        })
+    }
+}
+
+fn peer(head: &RequestHead<'_>) -> Option<IpAddr> {
+    #[cfg(feature = "axum")]
+    if let Some(info) = head
+        .extensions()
+        .get::<axum::extract::ConnectInfo<SocketAddr>>()
+    {
+        return Some(info.0.ip());
+    }
+    head.extensions().get().map(SocketAddr::ip)
+}
+
+/// Gives every request an id; see the [module's page](self).
+#[must_use]
+pub struct RequestIdLayer<T: ?Sized = TrustNobody> {
+    make: MakeId,
+    trust: Arc<T>,
+}
+
+impl RequestIdLayer {
+    /// Makes a new id for every request.
+    pub fn new() -> Self {
+        Self {
+            make: MakeId::new(),
+            trust: Arc::new(TrustNobody),
+        }
+    }
+}
+
+impl Default for RequestIdLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: ?Sized> RequestIdLayer<T> {
+    /// Keeps a valid id that was sent by whom `trust` names: [`TrustPeers`], or a closure such as
+    /// `|head: &RequestHead<'_>| ..`.
+    pub fn trust<U: TrustInbound>(self, trust: U) -> RequestIdLayer<U> {
+        self.trust_shared(Arc::new(trust))
+    }
+
+    /// The same with a hook that is chosen at run time.
+    pub fn trust_shared<U: TrustInbound + ?Sized>(self, trust: Arc<U>) -> RequestIdLayer<U> {
+        RequestIdLayer {
+            make: self.make,
+            trust,
+        }
+    }
+}
+
+impl<T: ?Sized> Clone for RequestIdLayer<T> {
+    fn clone(&self) -> Self {
+        Self {
+            make: self.make.clone(),
+            trust: Arc::clone(&self.trust),
+        }
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for RequestIdLayer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestIdLayer").finish_non_exhaustive()
+    }
+}
+
+impl<S, T: ?Sized> Layer<S> for RequestIdLayer<T> {
+    type Service = RequestIdService<S, T>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let propagate = PropagateRequestId::x_request_id(inner);
+        RequestIdService {
+            inner: SetRequestId::x_request_id(propagate, self.make.clone()),
+            trust: Arc::clone(&self.trust),
+        }
+    }
+}
+
+/// The service of [`RequestIdLayer`]: drops an inbound id that is not to be kept, then leaves the work to
+/// tower-http.
+pub struct RequestIdService<S, T: ?Sized = TrustNobody> {
+    inner: SetRequestId<PropagateRequestId<S>, MakeId>,
+    trust: Arc<T>,
+}
+
+impl<S: Clone, T: ?Sized> Clone for RequestIdService<S, T> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            trust: Arc::clone(&self.trust),
+        }
+    }
+}
+
+impl<S, T: ?Sized> fmt::Debug for RequestIdService<S, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestIdService").finish_non_exhaustive()
+    }
+}
+
+impl<S, T, Q, B> Service<Request<Q>> for RequestIdService<S, T>
+where
+    S: Service<Request<Q>, Response = http::Response<B>>,
+    T: TrustInbound + ?Sized,
+{
+    type Response = http::Response<B>;
+    type Error = S::Error;
+    type Future = <SetRequestId<PropagateRequestId<S>, MakeId> as Service<Request<Q>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Q>) -> Self::Future {
+        if let Some(given) = request.extensions().get::<RequestId>() {
+            let given = given.header_value().clone();
+            request.headers_mut().insert(X_REQUEST_ID, given);
+        } else if !is_kept(&RequestHead::from(&request), &*self.trust) {
+            request.headers_mut().remove(X_REQUEST_ID);
+        }
+        self.inner.call(request)
+    }
+}
+
+fn is_kept<T: TrustInbound + ?Sized>(head: &RequestHead<'_>, trust: &T) -> bool {
+    let mut sent = head.headers().get_all(X_REQUEST_ID).iter();
+    match (sent.next(), sent.next()) {
+        (Some(id), None) => is_valid(id.as_bytes()) && trust.trusts(head),
+        _ => false,
+    }
+}
+
+fn is_valid(id: &[u8]) -> bool {
+    (1..=MAX_REQUEST_ID_BYTES).contains(&id.len())
+        && id
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(byte))
+}
+
+/// Makes ids of 32 hexadecimal digits.
+///
+/// The first half is random and fixed for the layer; the second is a counter under a one-to-one scramble. So
+/// ids do not repeat within a layer and do not show how many requests there were. They are not secrets: who
+/// has seen some may foresee others, and nothing should be granted to whoever knows one.
+#[derive(Clone, Debug)]
+pub struct MakeId {
+    prefix: u64,
+    next: Arc<AtomicU64>,
+}
+
+impl MakeId {
+    fn new() -> Self {
+        Self {
+            prefix: random(),
+            next: Arc::new(AtomicU64::new(random())),
+        }
+    }
+
+    fn next_id(&self) -> [u8; 32] {
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = u128::from(self.prefix) << 64 | u128::from(scramble(count));
+        let mut digits = [0; 32];
+        for (digit, byte) in digits.chunks_exact_mut(2).zip(id.to_be_bytes()) {
+            digit.copy_from_slice(&hex(byte));
+        }
+        digits
+    }
+}
+
+impl MakeRequestId for MakeId {
+    fn make_request_id<B>(&mut self, _: &Request<B>) -> Option<RequestId> {
+        HeaderValue::from_bytes(&self.next_id())
+            .ok()
+            .map(RequestId::new)
+    }
+}
+
+fn random() -> u64 {
+    // Where the system gives no random numbers yet, the seed of a hash map will do: ids are no secrets.
+    getrandom::u64().unwrap_or_else(|_| RandomState::new().hash_one(0))
+}
+
+/// The output function of SplitMix64 (Steele, Lea and Flood 2014): one-to-one over 64 bits.
+const fn scramble(mut z: u64) -> u64 {
+    z = z.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+const fn hex(byte: u8) -> [u8; 2] {
+    const fn digit(nibble: u8) -> u8 {
+        if nibble < 10 {
+            b'0' + nibble
+        } else {
+            b'a' + (nibble - 10)
+        }
+    }
+    [digit(byte >> 4), digit(byte & 15)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn an_inbound_id_is_short_and_plain() {
+        assert!(is_valid(b"edge-17:A_b.c"));
+        assert!(is_valid(&[b'x'; 128]));
+        assert!(!is_valid(&[b'x'; 129]));
+        for bad in [
+            &b""[..],
+            b"a b",
+            b"a\tb",
+            b"a\x1bb",
+            b"a\"b",
+            "ä".as_bytes(),
+        ] {
+            assert!(!is_valid(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn made_ids_are_valid_and_do_not_repeat() {
+        let make = MakeId::new();
+        let ids: HashSet<_> = (0..10_000).map(|_| make.next_id()).collect();
+        assert_eq!(ids.len(), 10_000);
+        assert!(ids.iter().all(|id| is_valid(id)));
+    }
+
+    #[test]
+    fn digits_are_hexadecimal() {
+        assert_eq!(&hex(0x0f), b"0f");
+        assert_eq!(&hex(0xa9), b"a9");
+    }
+}

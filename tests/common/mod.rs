@@ -1,0 +1,5 @@
+//! What the tests of every room share: a real server on a free port and real clients.
+
+mod http_server;
+
+pub(crate) use self::http_server::{Answer, Server, request, serve};
