@@ -3,4 +3,7 @@
 mod auth;
 mod common;
 mod errors;
+mod identity;
+mod plan;
+mod tenant;
 mod tenant_store;

@@ -22,9 +22,7 @@ use tollgate::{
     identity::{Attempt, Authenticate, CacheSettings, Identity, KeyAuthenticator},
     identity::{Keys, NewKey},
     plan::{Plan, PlanCatalog},
-    tenant::{
-        MemoryTenantStore, TenantListener, TenantRecord, TenantStore, TenantStoreError,
-    },
+    tenant::{MemoryTenantStore, TenantListener, TenantRecord, TenantStore, TenantStoreError},
 };
 
 /// What a fake store does when it is asked.
@@ -118,7 +116,7 @@ impl FarKeys {
         self.announces.store(false, Ordering::SeqCst);
     }
 
-    pub(crate) async fn tell(&self, record: &KeyRecord, digest: &KeyDigest) {
+    fn tell(&self, record: &KeyRecord, digest: &KeyDigest) {
         if self.announces.load(Ordering::SeqCst) {
             for listener in self.listening() {
                 listener.key_changed(digest, record.version);
@@ -172,7 +170,7 @@ impl KeyStore for FarKeys {
         record: KeyRecord,
     ) -> Result<Arc<KeyRecord>, KeyStoreError> {
         let record = self.store.create(digest, record).await?;
-        self.tell(&record, &digest).await;
+        self.tell(&record, &digest);
         Ok(record)
     }
 
@@ -192,7 +190,7 @@ impl KeyStore for FarKeys {
     async fn revoke(&self, id: &KeyId, at: Timestamp) -> Result<Arc<KeyRecord>, KeyStoreError> {
         let record = self.store.revoke(id, at).await?;
         let digest = self.digest_of(id);
-        self.tell(&record, &digest).await;
+        self.tell(&record, &digest);
         Ok(record)
     }
 
@@ -320,7 +318,14 @@ impl Far {
 
     pub(crate) async fn id_of(&self, key: &str) -> KeyId {
         let digest = KeyHasher::sha256().digest(key);
-        self.keys.store.find(&digest).await.unwrap().unwrap().id.clone()
+        self.keys
+            .store
+            .find(&digest)
+            .await
+            .unwrap()
+            .unwrap()
+            .id
+            .clone()
     }
 
     pub(crate) async fn ask(&self, key: &str) -> Result<Identity, AuthRefusal> {
@@ -337,7 +342,10 @@ impl Far {
 }
 
 pub(crate) fn attempt(auth: &dyn Authenticate, key: &str, now: Now) -> Attempt {
-    let request = Request::builder().header("x-api-key", key).body(()).unwrap();
+    let request = Request::builder()
+        .header("x-api-key", key)
+        .body(())
+        .unwrap();
     let head = RequestHead::from(&request);
     let credential = Extractor::default().extract(&head).unwrap();
     auth.authenticate(credential.as_ref(), &head, now)
