@@ -7,4 +7,7 @@ mod limit;
 mod limit_layer;
 mod meter;
 mod sink;
+mod identity;
+mod plan;
+mod tenant;
 mod tenant_store;

@@ -359,20 +359,22 @@ impl Inner {
     async fn fly(self: Arc<Self>, ticket: Ticket, now: Now) {
         let deadline = self.cache.settings.store_deadline;
         let fetch = self.fetch(ticket.digest(), now);
-        let fill = tokio::time::timeout(deadline, fetch)
+        let (fill, slot) = tokio::time::timeout(deadline, fetch)
             .await
             .unwrap_or_else(|_| {
                 tracing::warn!(?deadline, "the stores of keys and tenants are too slow");
-                Fill::Failed
+                (Fill::Failed, None)
             });
         match &fill {
             Fill::Failed => self.counters.failed_fetches.increment(1),
             Fill::Found(_) | Fill::TenantOnly => self.counters.fetches.increment(1),
         }
         ticket.land(fill, now, &self.slots);
+        // Held until an entry holds it: a slot that nobody holds is gone, and with it what was fetched.
+        drop(slot);
     }
 
-    async fn fetch(&self, digest: &KeyDigest, now: Now) -> Fill {
+    async fn fetch(&self, digest: &KeyDigest, now: Now) -> (Fill, Option<Arc<TenantSlot>>) {
         let micros = now.monotonic_micros();
         let known = self.cache.get(digest);
         let (fill, slot) = match known.filter(|entry| !entry.key_is_due(micros)) {
@@ -382,18 +384,18 @@ impl Inner {
                     let slot = self.slots.slot(&record.tenant);
                     (Fill::Found(Some(record)), slot)
                 }
-                Ok(record) => return Fill::Found(record),
+                Ok(record) => return (Fill::Found(record), None),
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;
                     tracing::warn!(error, "the key store failed");
-                    return Fill::Failed;
+                    return (Fill::Failed, None);
                 }
             },
         };
         if self.refresh(&slot, micros).await {
-            fill
+            (fill, Some(slot))
         } else {
-            Fill::Failed
+            (Fill::Failed, None)
         }
     }
 

@@ -1,0 +1,9 @@
+//! Who calls: what is cached of it, how changes reach it, and what a request may bring along.
+
+mod admin;
+mod cache;
+mod changes;
+mod fake;
+mod guards;
+mod layer;
+mod spoofing;
