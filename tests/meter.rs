@@ -85,7 +85,8 @@ async fn ended(recorder: &Recorder, n_calls: u64) {
         }
         assert!(
             start.elapsed() < Duration::from_secs(20),
-            "{n_ended} of {n_calls} calls ended"
+            "{n_ended} of {n_calls} calls ended: {} are open",
+            counters.open
         );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
