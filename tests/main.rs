@@ -3,11 +3,11 @@
 mod auth;
 mod common;
 mod errors;
+mod identity;
 mod limit;
 mod limit_layer;
 mod meter;
-mod sink;
-mod identity;
 mod plan;
+mod sink;
 mod tenant;
 mod tenant_store;
