@@ -78,7 +78,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn row(name: &str, mut ours: impl FnMut() -> f64, mut theirs: impl FnMut() -> f64) {
-    (ours(), theirs());
+    ours();
+    theirs();
     let rounds: Vec<(f64, f64)> = (0..ROUNDS).map(|_| (ours(), theirs())).collect();
     let ratio = median(rounds.iter().map(|(a, b)| a / b).collect());
     let (a, b) = rounds.into_iter().unzip();

@@ -65,6 +65,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let _ = tokio::signal::ctrl_c().await;
     })
     .await?;
-    gate.shutdown(Duration::from_secs(5)).await;
+    let _report = gate.shutdown(Duration::from_secs(5)).await;
     Ok(())
 }

@@ -94,6 +94,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let _ = tokio::signal::ctrl_c().await;
     })
     .await?;
-    gate.shutdown(Duration::from_secs(5)).await; // NEW: what was metered is written before the process ends.
+    let _report = gate.shutdown(Duration::from_secs(5)).await; // NEW: what was metered is written before the process ends.
     Ok(())
 }

@@ -4,33 +4,57 @@
 //! Prints working keys and the lines to try. `PORT` chooses the port (3000 unless set, 0 for any free one).
 //! `KEYS=n` issues n keys of alternating plans. On Ctrl-C it drains and prints what was metered.
 
-use std::{env, error::Error, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    env,
+    error::Error,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{Json, Router, extract::State, routing::get};
 use tollgate::{
-    Tollgate,
-    identity::NewKey,
-    limit::{Quota, Rate},
-    meter::Meter,
-    plan::Plan,
-    sink::MemorySink,
-    tenant::Tenant,
+    meter::UsageEvent,
+    prelude::*,
+    sink::{SinkError, UsageSink, Verdicts},
 };
+
+/// Where usage goes: here a sum of calls by status, in a service of yours a database.
+#[derive(Clone, Debug, Default)]
+struct Totals(Arc<Mutex<BTreeMap<u16, u64>>>);
+
+#[async_trait::async_trait]
+impl UsageSink for Totals {
+    async fn write(&self, batch: &[UsageEvent]) -> Result<Verdicts, SinkError> {
+        let mut totals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in batch {
+            *totals.entry(event.status).or_default() += 1;
+        }
+        Ok(Verdicts::AllAccepted)
+    }
+}
 
 async fn hello(tenant: Tenant, meter: Meter) -> String {
     meter.add("greetings", 1);
     format!("hello {}\n", tenant.id())
 }
 
-/// What was metered so far, by status: for the service's own people, so it needs no key.
-async fn totals(State(gate): State<Tollgate>) -> Json<serde_json::Value> {
+/// What was metered so far: for the service's own people, so it needs no key.
+async fn totals(State((gate, totals)): State<(Tollgate, Totals)>) -> Json<serde_json::Value> {
     gate.usage().flush().await;
     let counters = gate.usage().counters();
+    let by_status = totals
+        .0
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     Json(serde_json::json!({
-        "events": counters.acked,
+        "events": by_status,
         "unidentified": counters.unidentified_total(),
         "open": counters.open,
-        "dropped": counters.dropped_queue_full + counters.dropped_shutdown,
+        "dropped": counters.dropped(),
+        "tasks": tokio::runtime::Handle::current().metrics().num_alive_tasks(),
     }))
 }
 
@@ -41,7 +65,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .with_writer(std::io::stderr)
         .init();
 
-    let usage = Arc::new(MemorySink::new());
+    let usage = Totals::default();
     let gate = Tollgate::builder()
         .plans([
             Plan::new("free")
@@ -51,7 +75,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 .rule(Rate::per_second(100))
                 .rule(Quota::monthly(100_000).overage()),
         ])
-        .usage(Arc::clone(&usage))
+        .usage(usage.clone())
         .public(["/totals"])
         .build()?;
 
@@ -70,7 +94,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let app = Router::new()
         .route("/v1/hello", get(hello))
         .route("/totals", get(totals))
-        .with_state(gate.clone())
+        .with_state((gate.clone(), usage.clone()))
         .layer(gate.layer());
 
     let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
@@ -94,6 +118,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         })
         .await?;
     let report = gate.shutdown(Duration::from_secs(5)).await;
-    println!("metered: {} events, {report:?}", usage.len());
+    println!("metered: {:?}, {report:?}", usage.0);
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod auth;
 mod common;
+mod conformance;
 mod errors;
 mod identity;
 mod limit;
