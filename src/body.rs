@@ -27,6 +27,26 @@ pin_project! {
     }
 }
 
+/// The body of a service that has no inner one: always complete.
+pub type FullBody = ResponseBody<NoBody>;
+
+/// A body that does not exist.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "it can never have a variant")]
+pub enum NoBody {}
+
+impl Body for NoBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match *self {}
+    }
+}
+
 impl<B> ResponseBody<B> {
     /// The inner service's body.
     pub const fn inner(body: B) -> Self {

@@ -59,6 +59,12 @@ macro_rules! identifier {
                 Ok(Self(Arc::from(text.as_ref())))
             }
 
+            /// Takes text of this crate's own, which is known to be a legal identifier.
+            #[allow(dead_code, reason = "not every identifier has one")]
+            pub(crate) fn from_checked(text: &str) -> Self {
+                Self(Arc::from(text))
+            }
+
             /// The identifier as text.
             #[must_use]
             pub fn as_str(&self) -> &str {

@@ -1,4 +1,65 @@
 //! Tower middleware that turns an HTTP API into a paid one.
+//!
+//! A service adds one layer, and from then on every request is
+//!
+//! 1. **identified** by its API key ([`auth`], [`identity`]);
+//! 2. **placed** in a tenant with a plan and a state of payment ([`tenant`], [`plan`]);
+//! 3. **admitted or refused** by token buckets, sliding windows and quotas ([`limit`]);
+//! 4. **metered**, however it ends ([`meter`], [`sink`]);
+//! 5. **answered** in one JSON form when something is wrong ([`error`]).
+//!
+//! Everything runs in the process, with no server beside it. Everything behind a layer is a trait, so that a
+//! service can keep its keys, tenants, counts and usage where it likes; and each layer works alone, in any
+//! tower stack, for a service that needs one part only.
+//!
+#![cfg_attr(feature = "axum", doc = "```")]
+#![cfg_attr(not(feature = "axum"), doc = "```ignore")]
+//! use axum::{Router, body::Body, http::Request, routing::get};
+//! use tollgate::prelude::*;
+//! use tower::ServiceExt;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let gate = Tollgate::builder()
+//!     .plans([
+//!         Plan::new("free").rule(Rate::per_second(5).burst(2)).rule(Quota::monthly(1_000)),
+//!         Plan::new("pro").rule(Rate::per_second(100)).rule(Quota::monthly(100_000).overage()),
+//!     ])
+//!     .build()?;
+//! let issued = gate.keys().issue(NewKey::for_tenant("acme").plan("free")).await?;
+//!
+//! let app: Router = Router::new()
+//!     .route("/v1/hello", get(|tenant: Tenant| async move { format!("hello {}", tenant.id()) }))
+//!     .layer(gate.layer());
+//!
+//! let call = async |key: &str| {
+//!     let request = Request::get("/v1/hello").header("x-api-key", key).body(Body::empty())?;
+//!     Ok::<_, Box<dyn std::error::Error>>(app.clone().oneshot(request).await?.status().as_u16())
+//! };
+//! assert_eq!(call(issued.key.expose()).await?, 200);
+//! assert_eq!(call(issued.key.expose()).await?, 200);
+//! assert_eq!(call(issued.key.expose()).await?, 429);
+//! assert_eq!(call("tg_live_guess").await?, 401);
+//!
+//! // Every call of a known tenant is one usage event, refused ones too.
+//! gate.usage().flush().await;
+//! assert_eq!(gate.usage().counters().acked, 3);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The [`guide`] explains the [architecture](guide::architecture), the [order of the
+//! layers](guide::layer_order), each [default](guide::defaults), each [error](guide::errors) and what each
+//! [failure](guide::failure) does.
+//!
+//! # Features
+//!
+//! None is on by default; each adds and changes nothing else.
+//!
+//! - `axum`: extractors for [`Tenant`](tenant::Tenant), [`Identity`](identity::Identity) and
+//!   [`Meter`](meter::Meter); route templates and peer addresses as axum knows them.
+//! - `conformance`: test suites for your own implementations of this crate's traits.
+//! - `full`: all of them.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -16,7 +77,11 @@
 pub mod auth;
 pub mod body;
 pub mod clock;
+#[cfg(feature = "conformance")]
+#[cfg_attr(docsrs, doc(cfg(feature = "conformance")))]
+pub mod conformance;
 pub mod error;
+pub mod gate;
 pub mod guide;
 pub mod head;
 pub mod id;
@@ -25,6 +90,7 @@ pub mod limit;
 pub mod meter;
 pub mod plan;
 pub mod request_id;
+pub mod route;
 pub mod sink;
 pub mod tenant;
 
@@ -32,3 +98,24 @@ pub mod tenant;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+pub use crate::{
+    gate::{Tollgate, TollgateBuilder, TollgateLayer},
+    identity::{AuthLayer, Identity, TenantLayer},
+    limit::LimitLayer,
+    meter::{Meter, MeterLayer},
+    plan::Plan,
+    tenant::Tenant,
+};
+
+/// What a service that uses the gate needs in scope.
+pub mod prelude {
+    pub use crate::{
+        Tollgate,
+        identity::{Identity, IpAllowLayer, NewKey, RequireFeature, RequireScope},
+        limit::{Concurrency, Quota, Rate, Rule, Scope, Unit, Window},
+        meter::Meter,
+        plan::Plan,
+        tenant::{AccessState, Tenant},
+    };
+}

@@ -2,8 +2,13 @@
 
 mod auth;
 mod common;
+mod conformance;
 mod errors;
 mod identity;
+mod limit;
+mod limit_layer;
+mod meter;
 mod plan;
+mod sink;
 mod tenant;
 mod tenant_store;

@@ -1,6 +1,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
 };
 
 use http::HeaderName;
@@ -30,6 +31,12 @@ where
 {
     fn client_addr(&self, head: &RequestHead<'_>) -> Option<IpAddr> {
         self(head)
+    }
+}
+
+impl<T: ClientAddr + ?Sized> ClientAddr for Arc<T> {
+    fn client_addr(&self, head: &RequestHead<'_>) -> Option<IpAddr> {
+        (**self).client_addr(head)
     }
 }
 

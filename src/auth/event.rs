@@ -89,6 +89,9 @@ pub trait AuthEventSink: fmt::Debug + Send + Sync + 'static {
 
 /// Writes refused attempts to the log under the tracing target `tollgate::auth`: 20 lines a second after a
 /// burst of 100, the rest as a number in the field `suppressed` of the next line. The default.
+///
+/// Requests that were sent wrongly (no credential, two of them, or one of the other environment) are written
+/// at the level INFO, all others at WARN.
 #[derive(Debug)]
 pub struct LogAuthEvents {
     pace: Pace,
@@ -121,15 +124,26 @@ impl AuthEventSink for LogAuthEvents {
             return;
         }
         let suppressed = self.suppressed.swap(0, Ordering::Relaxed);
-        tracing::warn!(
-            target: "tollgate::auth",
-            reason = event.refusal.reason(),
-            credential = event.credential.as_ref().map(ShownKey::as_str),
-            address = event.address.map(tracing::field::display),
-            key = event.key.as_ref().map(KeyId::as_str),
-            tenant = event.tenant.as_ref().map(TenantId::as_str),
-            suppressed,
-            "authentication refused",
-        );
+        // The level of an event is a constant of its call site, so there are two.
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "tollgate::auth",
+                    reason = event.refusal.reason(),
+                    credential = event.credential.as_ref().map(ShownKey::as_str),
+                    address = event.address.map(tracing::field::display),
+                    key = event.key.as_ref().map(KeyId::as_str),
+                    tenant = event.tenant.as_ref().map(TenantId::as_str),
+                    suppressed,
+                    "authentication refused",
+                )
+            };
+        }
+        match event.refusal {
+            AuthRefusal::Missing | AuthRefusal::Ambiguous | AuthRefusal::WrongEnvironment => {
+                log!(info);
+            }
+            _ => log!(warn),
+        }
     }
 }

@@ -122,3 +122,53 @@ pub trait KeyStore: Debug + Send + Sync + 'static {
         let _ = listener;
     }
 }
+
+/// A shared handle is a store, so that the same one can be given to a gate and kept.
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<T: KeyStore + ?Sized> KeyStore for Arc<T> {
+    fn find_now(&self, digest: &KeyDigest) -> Option<Option<Arc<KeyRecord>>> {
+        (**self).find_now(digest)
+    }
+
+    async fn find(&self, digest: &KeyDigest) -> Result<Option<Arc<KeyRecord>>, KeyStoreError> {
+        (**self).find(digest).await
+    }
+
+    async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, KeyStoreError> {
+        (**self).find_by_id(id).await
+    }
+
+    async fn list(&self, tenant: &TenantId) -> Result<Vec<Arc<KeyRecord>>, KeyStoreError> {
+        (**self).list(tenant).await
+    }
+
+    async fn create(
+        &self,
+        digest: KeyDigest,
+        record: KeyRecord,
+    ) -> Result<Arc<KeyRecord>, KeyStoreError> {
+        (**self).create(digest, record).await
+    }
+
+    async fn rotate(
+        &self,
+        old: &KeyId,
+        old_expires_at: Timestamp,
+        digest: KeyDigest,
+        record: KeyRecord,
+        now: Timestamp,
+    ) -> Result<Arc<KeyRecord>, KeyStoreError> {
+        (**self)
+            .rotate(old, old_expires_at, digest, record, now)
+            .await
+    }
+
+    async fn revoke(&self, id: &KeyId, at: Timestamp) -> Result<Arc<KeyRecord>, KeyStoreError> {
+        (**self).revoke(id, at).await
+    }
+
+    fn subscribe(&self, listener: Weak<dyn KeyListener>) {
+        (**self).subscribe(listener);
+    }
+}

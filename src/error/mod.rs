@@ -63,7 +63,7 @@ pub use self::{
     future::ResponseFuture,
     json::DEFAULT_TYPE_BASE,
     layer::ProblemLayer,
-    panic::{PanicResponse, catch_panic},
+    panic::{CatchPanic, CatchPanicLayer, PanicFuture, catch_panic},
     problem::Problem,
     render::{ErrorContext, ProblemJson, RenderError, Rendered},
     service::ProblemService,

@@ -1,9 +1,17 @@
 //! What a caller gets when the service panics.
 
-use std::any::Any;
+use std::{
+    any::Any,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Poll},
+};
 
-use http::{Method, Response};
-use tower_http::catch_panic::{CatchPanicLayer, ResponseForPanic};
+use http::{Method, Request, Response};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
 
 use super::{ErrorCode, Problem};
 use crate::body::ResponseBody;
@@ -13,35 +21,135 @@ const MAX_MESSAGE_BYTES: usize = 1024;
 
 /// A layer that answers a panic of the service with the problem `internal`.
 ///
-/// Without it the caller sees a closed connection. The layer is tower-http's
-/// [`CatchPanicLayer`]; it goes directly inside [`ProblemLayer`](super::ProblemLayer), which adds the request
-/// id. It catches a panic up to the response's head; one in a streaming body still ends the connection. Needs
-/// `panic = "unwind"`, the default of Cargo's profiles.
+/// Without it the caller sees a closed connection. It goes directly inside
+/// [`ProblemLayer`](super::ProblemLayer), which adds the request id. It catches a panic up to the response's
+/// head; one in a streaming body still ends the connection. Needs `panic = "unwind"`, the default of Cargo's
+/// profiles.
 ///
 /// The panic's message never reaches the caller. It is logged at error level under the target
 /// `tollgate::panic`, escaped and cut to 1024 bytes, without anything of the request.
-#[must_use]
-pub fn catch_panic() -> CatchPanicLayer<PanicResponse> {
-    CatchPanicLayer::custom(PanicResponse(()))
+///
+/// Unlike tower-http's layer of this name it neither boxes the body nor erases its error.
+pub const fn catch_panic() -> CatchPanicLayer {
+    CatchPanicLayer(())
 }
 
-/// Answers a panic with the problem `internal`; see [`catch_panic`].
+/// The layer of [`catch_panic`].
 #[derive(Clone, Copy, Debug)]
-pub struct PanicResponse(());
+#[must_use]
+pub struct CatchPanicLayer(());
 
-impl ResponseForPanic for PanicResponse {
-    type ResponseBody = ResponseBody<String>;
+impl<S> Layer<S> for CatchPanicLayer {
+    type Service = CatchPanic<S>;
 
-    fn response_for_panic(&mut self, payload: Box<dyn Any + Send>) -> Response<Self::ResponseBody> {
-        tracing::error!(
-            target: "tollgate::panic",
-            // `Debug` of a string escapes what could forge a line of the log.
-            panic = ?message(&*payload),
-            "the service panicked"
-        );
-        // The method is gone with the request; a server sends no body in answer to HEAD anyway.
-        Problem::new(ErrorCode::Internal).into_response(&Method::GET)
+    fn layer(&self, inner: S) -> Self::Service {
+        CatchPanic { inner }
     }
+}
+
+/// The service of [`catch_panic`].
+#[derive(Clone, Copy, Debug)]
+pub struct CatchPanic<S> {
+    inner: S,
+}
+
+impl<S, Q, B> Service<Request<Q>> for CatchPanic<S>
+where
+    S: Service<Request<Q>, Response = Response<B>>,
+{
+    type Response = Response<ResponseBody<B>>;
+    type Error = S::Error;
+    type Future = PanicFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Q>) -> Self::Future {
+        let method = request.method().clone();
+        // What the service shares may be half changed after a panic. That is its own affair: its locks are
+        // poisoned, and without this layer the server would go on in the same way.
+        let state = match catch_unwind(AssertUnwindSafe(|| self.inner.call(request))) {
+            Ok(future) => State::Calling { future },
+            Err(payload) => {
+                log(&*payload);
+                State::Panicked
+            }
+        };
+        PanicFuture { state, method }
+    }
+}
+
+pin_project! {
+    /// The future of [`CatchPanic`].
+    #[derive(Debug)]
+    pub struct PanicFuture<F> {
+        #[pin]
+        state: State<F>,
+        method: Method,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    #[derive(Debug)]
+    enum State<F> {
+        Calling { #[pin] future: F },
+        Panicked,
+    }
+}
+
+impl<F, B, E> Future for PanicFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            let mut calling = DropOnUnwind(this.state);
+            let poll = calling.poll(cx);
+            std::mem::forget(calling);
+            poll
+        }));
+        match caught {
+            Ok(Some(poll)) => return poll.map_ok(|response| response.map(ResponseBody::inner)),
+            Ok(None) => {}
+            Err(payload) => log(&*payload),
+        }
+        Poll::Ready(Ok(
+            Problem::new(ErrorCode::Internal).into_response(this.method)
+        ))
+    }
+}
+
+/// Drops the service's future while its panic unwinds, so that what it holds can tell a panic from a client
+/// that left (`std::thread::panicking`).
+struct DropOnUnwind<'a, F>(Pin<&'a mut State<F>>);
+
+impl<F: Future> DropOnUnwind<'_, F> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Option<Poll<F::Output>> {
+        match self.0.as_mut().project() {
+            StateProjection::Calling { future } => Some(future.poll(cx)),
+            StateProjection::Panicked => None,
+        }
+    }
+}
+
+impl<F> Drop for DropOnUnwind<'_, F> {
+    fn drop(&mut self) {
+        self.0.set(State::Panicked);
+    }
+}
+
+fn log(payload: &(dyn Any + Send)) {
+    tracing::error!(
+        target: "tollgate::panic",
+        // `Debug` of a string escapes what could forge a line of the log.
+        panic = ?message(payload),
+        "the service panicked"
+    );
 }
 
 fn message(payload: &(dyn Any + Send)) -> &str {

@@ -95,6 +95,9 @@ pub struct RuleState {
     /// The time until more units than now are available (`t` of the `RateLimit` header field); `None` when
     /// the rule is full or the time is unknown.
     pub reset: Option<Duration>,
+    /// The real length of the window that `limit` is for (`w` of the `RateLimit-Policy` header field): a
+    /// bucket's time to fill, this month's length; `None` for a concurrency limit.
+    pub window: Option<Duration>,
     /// The rule was above its limit for this call: it refused, warned, or counted overage.
     pub exceeded: bool,
     /// The highest threshold, in percent, that the use has reached; 0 when none.
@@ -110,6 +113,7 @@ impl RuleState {
             limit,
             remaining,
             reset,
+            window: None,
             exceeded: false,
             threshold: 0,
         }

@@ -5,7 +5,9 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 /// What a rule counts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+///
+/// Written as `requests`, `bytes` or, with a name of the service's own, `custom:tokens`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Unit {
     /// One per call, unless a `CostOf` hook says otherwise.
@@ -27,7 +29,9 @@ impl Unit {
 }
 
 /// For whom a rule counts. Every scope lies within one tenant.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+///
+/// Written as `tenant`, `key`, `route`, `address` or, with a name of the service's own, `custom:workspace`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Scope {
     /// One count for the whole tenant.
@@ -45,6 +49,7 @@ pub enum Scope {
 
 /// What happens to a call above the limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Action {
     /// The call is refused and nothing is counted.
@@ -58,6 +63,7 @@ pub enum Action {
 
 /// What a rule does when its store gives no answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum OnStoreFailure {
     /// A limiter in this process decides, with this process's share of the limit.
@@ -70,7 +76,7 @@ pub enum OnStoreFailure {
 }
 
 /// How a sliding window weighs its oldest cell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Edge {
     /// The oldest cell counts whole: no window of the rule's length ever admits more than the limit; a unit
@@ -83,7 +89,7 @@ pub enum Edge {
 }
 
 /// How a rule counts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Algorithm {
     /// Continuous refill of `n` units per `period` up to `burst`.
@@ -135,6 +141,7 @@ pub enum Algorithm {
 
 /// A calendar period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Period {
     /// From one full hour to the next.
@@ -151,7 +158,9 @@ pub enum Period {
 ///
 /// Made by [`Rate`], [`Window`], [`Quota`], [`Concurrency`] or [`Rule::unlimited`]; checked when the plan or
 /// layer is built.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// In a document a rule is a table with a `kind`, see [`Rule::deserialize`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     pub(crate) name: Arc<str>,
     pub(crate) algorithm: Algorithm,
@@ -164,7 +173,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    pub(crate) fn new(name: &'static str, algorithm: Algorithm) -> Self {
+    pub(crate) fn new(name: &str, algorithm: Algorithm) -> Self {
         Self {
             name: Arc::from(name),
             algorithm,

@@ -141,3 +141,18 @@ pub trait LimitStore: Debug + Send + Sync + 'static {
     /// window of the charge no longer holds is left alone; a bucket never rises above its capacity.
     fn settle(&self, call: &LimitCall<'_>, receipt: &Receipt, settlement: &Settlement);
 }
+
+#[async_trait]
+impl<T: LimitStore + ?Sized> LimitStore for Arc<T> {
+    fn try_decide(&self, call: &LimitCall<'_>) -> Option<Result<Decision, LimitStoreError>> {
+        (**self).try_decide(call)
+    }
+
+    async fn decide(self: Arc<Self>, call: OwnedLimitCall) -> Result<Decision, LimitStoreError> {
+        Self::clone(&self).decide(call).await
+    }
+
+    fn settle(&self, call: &LimitCall<'_>, receipt: &Receipt, settlement: &Settlement) {
+        (**self).settle(call, receipt, settlement);
+    }
+}

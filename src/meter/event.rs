@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -48,7 +48,7 @@ impl Serialize for EventId {
 
 impl<'de> Deserialize<'de> for EventId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'_, str>::deserialize(deserializer)?;
+        let text = Cow::<'_, str>::deserialize(deserializer)?;
         if text.len() != 32 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(D::Error::custom("an event id is 32 hexadecimal digits"));
         }
@@ -78,7 +78,12 @@ pub enum CallOutcome {
 
 /// One metered call.
 ///
-/// Serialises with a `schema` number; a field is only ever added, never renamed or removed, within one number.
+/// Serialises with a `schema` number. Within one number a field is only ever added, never renamed or removed,
+/// and a reader ignores fields that it does not know: what a newer process writes, an older one reads. A new
+/// [`CallOutcome`] or any other change that an older reader would misunderstand gets a new number.
+///
+/// Texts that come from a request (route, method, request id) hold no control characters: those are written as
+/// escapes, `\u{1b}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct UsageEvent {
@@ -105,7 +110,8 @@ pub struct UsageEvent {
     pub route: Arc<str>,
     /// The request's method.
     pub method: Arc<str>,
-    /// The answer's status; 499 when the client left before there was one, 500 after a panic.
+    /// The answer's status; 499 when the client left before there was one, 500 when the service panicked or
+    /// failed before there was one.
     pub status: u16,
     /// How the call ended.
     pub outcome: CallOutcome,
@@ -141,4 +147,56 @@ pub struct UsageEvent {
 impl UsageEvent {
     /// The version of the serialised form.
     pub const SCHEMA: u16 = 1;
+
+    /// A served `GET` of nothing, to be filled in: for tests of sinks and for events that a service makes
+    /// itself.
+    #[must_use]
+    pub fn new(id: EventId, time: Timestamp, tenant: TenantId, plan: PlanName) -> Self {
+        Self {
+            schema: Self::SCHEMA,
+            id,
+            source: Arc::from("tollgate"),
+            time,
+            tenant,
+            key: None,
+            plan,
+            environment: Environment::Live,
+            api: Arc::from("default"),
+            route: Arc::from("unmatched"),
+            method: Arc::from("GET"),
+            status: 200,
+            outcome: CallOutcome::Served,
+            refused: None,
+            latency_micros: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            quantities: BTreeMap::new(),
+            overage: false,
+            deprecated: false,
+            request_id: None,
+            trace_id: None,
+            country: None,
+        }
+    }
+}
+
+/// Whether a character could forge a line of a log or steer a terminal.
+pub(crate) fn forges_a_line(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// The text with such characters escaped.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(forges_a_line) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if forges_a_line(c) {
+            escaped.extend(c.escape_unicode());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
 }

@@ -90,6 +90,12 @@ impl PlanCatalog {
         self.shared.plans.load().get(name).map(Arc::clone)
     }
 
+    /// All plans as of now, by name.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<Arc<CompiledPlan>> {
+        self.shared.plans.load().values().cloned().collect()
+    }
+
     /// Grows with each replacement; who has cached a plan compares it.
     #[must_use]
     pub fn version(&self) -> u64 {

@@ -1,5 +1,47 @@
 //! Where usage goes.
+//!
+//! A [`UsageSink`] takes a batch of events and says of each what became of it. The recorder offers an event
+//! until the sink has accepted or rejected it, so a sink must write an event that it gets twice once: the event
+//! id tells. Sinks compose: [`FanOut`] writes to several, [`Filter`] to one that wants some of the events only.
+//!
+//! ```
+//! use tollgate::{
+//!     clock::Timestamp,
+//!     id::{Environment, PlanName, TenantId},
+//!     meter::{EventId, UsageEvent},
+//!     sink::{FanOut, Filter, LogSink, MemorySink, UsageSink, Verdict, Verdicts},
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let billed = MemorySink::new();
+//! let live_only = |event: &UsageEvent| event.environment == Environment::Live;
+//! let sink = FanOut::new().with(LogSink::new()).with(Filter::new(billed.clone(), live_only));
+//!
+//! let time = Timestamp::from_unix_seconds(1_768_478_400);
+//! let live = UsageEvent::new(EventId::new(1, 1), time, TenantId::new("acme")?, PlanName::new("pro")?);
+//! let mut test = UsageEvent::new(EventId::new(1, 2), time, TenantId::new("acme")?, PlanName::new("pro")?);
+//! test.environment = Environment::Test;
+//!
+//! let verdicts = sink.write(&[live, test]).await?;
+//! assert_eq!(verdicts, Verdicts::Each(vec![Verdict::Accepted, Verdict::Accepted]));
+//! assert_eq!(billed.len(), 1);
+//! # Ok(())
+//! # }
+//! ```
 
+mod fan_out;
+mod filter;
+mod log;
+mod memory;
+mod offer;
 mod usage_sink;
 
-pub use self::usage_sink::{SinkError, UsageSink, Verdict, Verdicts};
+pub(crate) use self::offer::offer;
+pub use self::{
+    fan_out::{FanOut, SinkCounters},
+    filter::Filter,
+    log::LogSink,
+    memory::MemorySink,
+    usage_sink::{SinkError, UsageSink, Verdict, Verdicts},
+};

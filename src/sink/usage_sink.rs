@@ -1,4 +1,4 @@
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -43,13 +43,25 @@ pub enum SinkError {
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl SinkError {
+    /// The destination cannot be reached or does not serve now; keeps the cause.
+    #[must_use]
+    pub fn unavailable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Unavailable(cause.into())
+    }
+}
+
 /// Where usage goes.
 ///
 /// # Contract
 ///
 /// - Idempotent on [`UsageEvent::id`](crate::meter::UsageEvent): an event written twice counts once.
 /// - [`Verdict::Accepted`] only after the event is as durable as the sink promises to make it.
-/// - A batch that is retried is the same batch: same events, same order.
+/// - After an error, or no answer in time, the same batch is offered again: same events, same order. After
+///   verdicts, what is offered again is exactly the events without a final one, in their order; no other event
+///   ever joins a batch.
+/// - A batch that never gets a verdict blocks the ones behind it. An event that cannot be written must be
+///   [`Rejected`](Verdict::Rejected), or it stops the others.
 /// - May be slow: nothing on the request path waits for it.
 #[async_trait]
 pub trait UsageSink: Debug + Send + Sync + 'static {
@@ -64,3 +76,18 @@ pub trait UsageSink: Debug + Send + Sync + 'static {
     /// [`SinkError`] when there is no verdict at all.
     async fn write(&self, batch: &[UsageEvent]) -> Result<Verdicts, SinkError>;
 }
+
+macro_rules! forward {
+    ($pointer:ident) => {
+        #[async_trait]
+        #[deny(clippy::missing_trait_methods)]
+        impl<T: UsageSink + ?Sized> UsageSink for $pointer<T> {
+            async fn write(&self, batch: &[UsageEvent]) -> Result<Verdicts, SinkError> {
+                (**self).write(batch).await
+            }
+        }
+    };
+}
+
+forward!(Arc);
+forward!(Box);

@@ -83,3 +83,28 @@ pub trait TenantStore: Debug + Send + Sync + 'static {
         let _ = listener;
     }
 }
+
+/// A shared handle is a store, so that the same one can be given to a gate and kept.
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<T: TenantStore + ?Sized> TenantStore for Arc<T> {
+    fn find_now(&self, id: &TenantId) -> Option<Option<Arc<TenantRecord>>> {
+        (**self).find_now(id)
+    }
+
+    async fn find(&self, id: &TenantId) -> Result<Option<Arc<TenantRecord>>, TenantStoreError> {
+        (**self).find(id).await
+    }
+
+    async fn create(&self, record: TenantRecord) -> Result<Arc<TenantRecord>, TenantStoreError> {
+        (**self).create(record).await
+    }
+
+    async fn replace(&self, record: TenantRecord) -> Result<Arc<TenantRecord>, TenantStoreError> {
+        (**self).replace(record).await
+    }
+
+    fn subscribe(&self, listener: Weak<dyn TenantListener>) {
+        (**self).subscribe(listener);
+    }
+}

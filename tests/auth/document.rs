@@ -206,9 +206,9 @@ fn an_error_of_the_compact_form_names_the_entry_and_the_field() {
 
 #[test]
 fn the_environment_is_read_by_name() {
-    // `CARGO_PKG_NAME` is set for every test and is not a list of keys.
-    let error = MemoryKeyStore::from_env("CARGO_PKG_NAME").unwrap_err();
-    assert_eq!(error.path(), "CARGO_PKG_NAME.keys[0].digest");
+    // `PATH` is set wherever a test runs and is not a list of keys.
+    let error = MemoryKeyStore::from_env("PATH").unwrap_err();
+    assert_eq!(error.path(), "PATH.keys[0].digest");
     let error = MemoryKeyStore::from_env("TOLLGATE_TEST_NOT_SET").unwrap_err();
     assert_eq!(error.path(), "TOLLGATE_TEST_NOT_SET");
 }

@@ -53,6 +53,21 @@ fn a_body_of_thirty_characters_migrates() {
 }
 
 #[test]
+fn a_body_that_migrates_has_thirty_to_sixty_four_characters() {
+    let format = KeyFormat::github_checksum("acme").unwrap();
+    // A run of `a` and its CRC-32 by zlib, in base 62.
+    for (length, check, expected) in [
+        (29, "32N7nL", Err(Malformed)),
+        (30, "1yLcDB", Ok(None)),
+        (64, "2WLmpZ", Ok(None)),
+        (65, "4SBcBp", Err(Malformed)),
+    ] {
+        let key = format!("acme_{}{check}", "a".repeat(length));
+        assert_eq!(format.check(&key), expected, "{length}");
+    }
+}
+
+#[test]
 fn refuses_a_prefix_that_would_not_parse() {
     for prefix in [
         "",

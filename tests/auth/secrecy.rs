@@ -158,7 +158,9 @@ fn the_log_tells_who_failed_and_why() {
     assert_eq!(fields["key"], "k1");
     assert_eq!(fields["tenant"], "acme");
     assert_eq!(fields["suppressed"], 0);
+    assert_eq!(lines[0]["level"], "WARN");
     assert_eq!(lines[1]["fields"]["reason"], "missing");
+    assert_eq!(lines[1]["level"], "INFO");
     assert!(lines[1]["fields"].get("credential").is_none());
     assert_quiet(&serde_json::to_string(&lines).unwrap());
 }

@@ -297,3 +297,26 @@ async fn of_many_concurrent_changes_exactly_one_wins() {
         assert_eq!(found(&store, "old").unwrap().version, 2);
     }
 }
+
+#[tokio::test]
+async fn a_shared_handle_is_the_same_store() {
+    async fn issue(store: impl KeyStore) {
+        store
+            .create(digest("a"), record("a", "acme"))
+            .await
+            .unwrap();
+        assert!(store.find_now(&digest("a")).unwrap().is_some());
+    }
+    let store = Arc::new(MemoryKeyStore::new());
+    issue(Arc::clone(&store)).await;
+    let shared: Arc<dyn KeyStore> = store;
+    assert!(shared.find(&digest("a")).await.unwrap().is_some());
+    assert_eq!(
+        shared
+            .list(&TenantId::new("acme").unwrap())
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+}

@@ -1,0 +1,645 @@
+//! A limit store that is plain enough to be believed.
+//!
+//! It keeps every charge in a list, computes every count by its definition, and finds every wait by trying
+//! times. It shares no arithmetic with the stores but the calendar, whose periods are tested on their own.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    time::Duration,
+};
+
+use crate::{
+    clock::{Now, Timestamp, micros},
+    limit::{
+        Action, Algorithm, CompiledAlgorithm, CompiledRule, Cost, Crossing, Edge, LimitSet,
+        Outcome, Owner, PeriodBounds, QuotaParameters, RefusalReason, RuleState, Scope,
+        ScopeValues, Settlement,
+    },
+};
+
+/// Longer than any wait that the model is asked for: 2^55 microseconds.
+const FAR: u64 = 1 << 55;
+
+/// What a limit store must answer, computed the slow way by one thread.
+#[derive(Debug, Default)]
+pub struct LimitModel {
+    counts: HashMap<String, Count>,
+}
+
+/// What the model says about one call.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ModelDecision {
+    /// Whether the call may pass.
+    pub outcome: Outcome,
+    /// The state of each rule that applied.
+    pub states: Vec<RuleState>,
+    /// Thresholds that the call was the first to cross.
+    pub crossings: Vec<Crossing>,
+    /// What was charged.
+    pub receipt: ModelReceipt,
+}
+
+/// What the model charged for one call.
+#[derive(Debug, Default)]
+pub struct ModelReceipt {
+    holds: Vec<ModelHold>,
+    settled: bool,
+}
+
+impl ModelReceipt {
+    /// Each rule that is held, by its place in the set, with the units charged.
+    pub fn holds(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.holds.iter().map(|hold| (hold.rule, hold.amount))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct ModelHold {
+    rule: usize,
+    count: String,
+    amount: u64,
+    period: u64,
+}
+
+#[derive(Debug)]
+struct Count {
+    told: BTreeSet<u8>,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Bucket(Bucket),
+    /// Cell numbers and units.
+    Window(Vec<(u64, u64)>),
+    /// Times and units.
+    Log(Vec<(u64, u64)>),
+    Quota {
+        bounds: PeriodBounds,
+        used: u64,
+    },
+    Gauge(u64),
+}
+
+/// What is missing from a full bucket, in units times microseconds of the period.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    n: u128,
+    period: u128,
+    burst: u128,
+    missing: u128,
+    at: u64,
+}
+
+impl Bucket {
+    const fn size(&self) -> u128 {
+        self.burst * self.period
+    }
+
+    /// The bucket at a later time.
+    fn at(mut self, now: u64) -> Self {
+        let elapsed = u128::from(now.saturating_sub(self.at));
+        self.missing = self.missing.saturating_sub(elapsed * self.n);
+        self.at = self.at.max(now);
+        self
+    }
+
+    /// The bucket under other parameters, its level in proportion and rounded down to what one of n gives in
+    /// a microsecond.
+    fn under(mut self, n: u128, period: u128, burst: u128) -> Self {
+        if (self.n, self.period, self.burst) == (n, period, burst) {
+            return self;
+        }
+        let grain = common_divisor(n, period);
+        let scaled = (self.missing * (burst * period)).div_ceil(self.size() * grain) * grain;
+        (self.n, self.period, self.burst) = (n, period, burst);
+        self.missing = scaled.min(2 * self.size());
+        self
+    }
+
+    /// Takes units, at most down to one burst of debt, and says how many.
+    fn charge(&mut self, amount: u64) -> u64 {
+        let floor = 2 * self.size();
+        let asked = self.missing + u128::from(amount) * self.period;
+        if asked <= floor {
+            self.missing = asked;
+            return amount;
+        }
+        let taken = floor.saturating_sub(self.missing) / self.period;
+        self.missing = self.missing.max(floor);
+        narrow(taken)
+    }
+}
+
+fn common_divisor(a: u128, b: u128) -> u128 {
+    if b == 0 { a } else { common_divisor(b, a % b) }
+}
+
+fn narrow(n: u128) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+/// One rule of a call.
+struct Applied<'a> {
+    index: usize,
+    rule: &'a CompiledRule,
+    count: String,
+    amount: u64,
+}
+
+impl LimitModel {
+    /// Decides a call and charges it.
+    pub fn decide(
+        &mut self,
+        set: &LimitSet,
+        scopes: &ScopeValues,
+        cost: &Cost,
+        now: Now,
+    ) -> ModelDecision {
+        let owner = set.owner();
+        let applied: Vec<Applied<'_>> = set
+            .rules()
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| !matches!(rule.algorithm(), Algorithm::Unlimited))
+            .filter_map(|(index, rule)| {
+                Some(Applied {
+                    index,
+                    rule,
+                    count: count_name(owner, rule, scopes)?,
+                    amount: cost.amount(rule.unit()),
+                })
+            })
+            .collect();
+        for rule in &applied {
+            self.bring_up_to_date(rule, owner, now);
+        }
+        let refusals: Vec<(&Applied<'_>, Option<u64>)> = applied
+            .iter()
+            .filter(|rule| rule.rule.refuses() && !self.passes(rule, now))
+            .map(|rule| (rule, self.wait(rule, now)))
+            .collect();
+        if refusals.is_empty() {
+            self.admit(&applied, now)
+        } else {
+            self.refuse(&applied, &refusals, now)
+        }
+    }
+
+    fn refuse(
+        &self,
+        applied: &[Applied<'_>],
+        refusals: &[(&Applied<'_>, Option<u64>)],
+        now: Now,
+    ) -> ModelDecision {
+        let never = |rule: &Applied<'_>| rule.rule.limit() == 0 || rule.amount > rule.rule.limit();
+        // Never before the longest wait before an unknown one; the first of equals.
+        let rank = |(rule, wait): &(&Applied<'_>, Option<u64>)| match (never(rule), wait) {
+            (true, _) => u64::MAX,
+            (false, Some(wait)) => *wait,
+            (false, None) => 0,
+        };
+        let mut worst = refusals.first();
+        for refusal in refusals {
+            if worst.is_some_and(|worst| rank(refusal) > rank(worst)) {
+                worst = Some(refusal);
+            }
+        }
+        let outcome = match worst {
+            Some((rule, wait)) => Outcome::Refused {
+                rule: rule.index,
+                reason: if rule.amount > rule.rule.limit() {
+                    RefusalReason::ExceedsCapacity
+                } else {
+                    RefusalReason::LimitReached
+                },
+                retry_after: wait.map(Duration::from_micros),
+            },
+            None => Outcome::Admitted { overage: false },
+        };
+        ModelDecision {
+            outcome,
+            states: applied
+                .iter()
+                .map(|rule| self.state(rule, now, !self.passes(rule, now)))
+                .collect(),
+            crossings: Vec::new(),
+            receipt: ModelReceipt::default(),
+        }
+    }
+
+    fn admit(&mut self, applied: &[Applied<'_>], now: Now) -> ModelDecision {
+        let mut decision = ModelDecision {
+            outcome: Outcome::Admitted { overage: false },
+            states: Vec::new(),
+            crossings: Vec::new(),
+            receipt: ModelReceipt::default(),
+        };
+        let mut overage = false;
+        for rule in applied {
+            let exceeded = !self.passes(rule, now);
+            let written = rule.rule.rule();
+            overage |=
+                exceeded && rule.amount > 0 && written.action == Action::Overage && !written.shadow;
+            let before = self.used(rule, now);
+            let hold = self.charge(rule, now);
+            decision.states.push(self.state(rule, now, exceeded));
+            let after = self.used(rule, now);
+            if let Some(hold) = hold {
+                if hold.amount > 0 {
+                    self.tell(rule, before, after, &mut decision.crossings);
+                }
+                decision.receipt.holds.push(hold);
+            }
+        }
+        decision.outcome = Outcome::Admitted { overage };
+        decision
+    }
+
+    /// Makes the count if there is none, rescales a bucket and turns a quota's period.
+    fn bring_up_to_date(&mut self, rule: &Applied<'_>, owner: &Owner, now: Now) {
+        let now_micros = now.monotonic_micros();
+        if !has_count(rule.rule) {
+            return;
+        }
+        let count = self
+            .counts
+            .entry(rule.count.clone())
+            .or_insert_with(|| Count {
+                told: BTreeSet::new(),
+                kind: match rule.rule.algorithm() {
+                    Algorithm::TokenBucket { n, period, burst } => Kind::Bucket(Bucket {
+                        n: u128::from(*n),
+                        period: u128::from(micros(*period)),
+                        burst: u128::from(*burst),
+                        missing: 0,
+                        at: now_micros,
+                    }),
+                    Algorithm::SlidingWindow { .. } => Kind::Window(Vec::new()),
+                    Algorithm::SlidingLog { .. } => Kind::Log(Vec::new()),
+                    Algorithm::Quota { .. } => Kind::Quota {
+                        bounds: bounds(rule.rule, now.wall(), owner.billing_anchor),
+                        used: 0,
+                    },
+                    Algorithm::Concurrency { .. } | Algorithm::Unlimited => Kind::Gauge(0),
+                },
+            });
+        match (&mut count.kind, rule.rule.algorithm()) {
+            (Kind::Bucket(bucket), Algorithm::TokenBucket { n, period, burst }) => {
+                *bucket = bucket.at(now_micros).under(
+                    u128::from(*n),
+                    u128::from(micros(*period)),
+                    u128::from(*burst),
+                );
+            }
+            (
+                Kind::Quota {
+                    bounds: stored,
+                    used,
+                },
+                _,
+            ) => {
+                let current = bounds(rule.rule, now.wall(), owner.billing_anchor);
+                let one_before = bounds(
+                    rule.rule,
+                    Timestamp::from_unix_micros(stored.start.as_unix_micros().saturating_sub(1)),
+                    owner.billing_anchor,
+                );
+                if now.wall() >= stored.end {
+                    (*stored, *used) = (current, 0);
+                    count.told.clear();
+                } else if now.wall() < one_before.start {
+                    *stored = current;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Units used at a time, and units left.
+    fn read(&self, rule: &Applied<'_>, monotonic: u64, wall: Timestamp) -> (u64, u64) {
+        let limit = rule.rule.limit();
+        let Some(count) = self.counts.get(&rule.count) else {
+            return (0, limit);
+        };
+        let used = match &count.kind {
+            Kind::Bucket(bucket) => {
+                let bucket = bucket.at(monotonic);
+                let left = bucket.size().saturating_sub(bucket.missing) / bucket.period;
+                return (narrow(bucket.missing.div_ceil(bucket.period)), narrow(left));
+            }
+            Kind::Window(hits) => used_in_window(rule.rule, hits, monotonic),
+            Kind::Log(hits) => {
+                let window = window_micros(rule.rule);
+                let live = |(at, _): &&(u64, u64)| at + window > monotonic;
+                hits.iter().filter(live).map(|(_, units)| units).sum()
+            }
+            Kind::Quota { bounds, used } if wall < bounds.end => *used,
+            Kind::Quota { .. } => 0,
+            Kind::Gauge(used) => *used,
+        };
+        (used, limit.saturating_sub(used))
+    }
+
+    fn used(&self, rule: &Applied<'_>, now: Now) -> u64 {
+        self.read(rule, now.monotonic_micros(), now.wall()).0
+    }
+
+    fn passes(&self, rule: &Applied<'_>, now: Now) -> bool {
+        self.passes_at(rule, now.monotonic_micros(), now.wall())
+    }
+
+    fn passes_at(&self, rule: &Applied<'_>, monotonic: u64, wall: Timestamp) -> bool {
+        let limit = rule.rule.limit();
+        if limit == 0 || rule.amount > limit {
+            return false;
+        }
+        let (used, left) = self.read(rule, monotonic, wall);
+        if let Some(Count {
+            kind: Kind::Bucket(bucket),
+            ..
+        }) = self.counts.get(&rule.count)
+        {
+            // A unit counts as used as soon as a part of it is, so the bucket itself is asked.
+            let bucket = bucket.at(monotonic);
+            let asked = u128::from(rule.amount) * bucket.period;
+            return bucket.missing + asked <= bucket.size();
+        }
+        used <= limit && rule.amount <= left
+    }
+
+    /// The shortest wait after which the call passes, found by trying.
+    fn wait(&self, rule: &Applied<'_>, now: Now) -> Option<u64> {
+        first(now, |monotonic, wall| self.passes_at(rule, monotonic, wall))
+    }
+
+    fn state(&self, rule: &Applied<'_>, now: Now, exceeded: bool) -> RuleState {
+        let (used, left) = if has_count(rule.rule) {
+            self.read(rule, now.monotonic_micros(), now.wall())
+        } else {
+            (0, 0)
+        };
+        let mut reset = first(now, |monotonic, wall| {
+            self.read(rule, monotonic, wall).1 > left
+        });
+        if let Some(Count {
+            kind: Kind::Quota { bounds, used },
+            ..
+        }) = self.counts.get(&rule.count)
+        {
+            // Also for a limit of zero, which never has units left.
+            reset = (*used > 0).then(|| micros(bounds.end.saturating_since(now.wall())));
+        }
+        if !has_count(rule.rule) {
+            reset = None;
+        }
+        let mut state = RuleState::new(
+            rule.index,
+            rule.rule.limit(),
+            left,
+            reset.map(Duration::from_micros),
+        );
+        state.exceeded = exceeded;
+        state.threshold = thresholds(rule.rule)
+            .filter(|percent| reached(*percent, used, rule.rule.limit()))
+            .max()
+            .unwrap_or(0);
+        state
+    }
+
+    fn charge(&mut self, rule: &Applied<'_>, now: Now) -> Option<ModelHold> {
+        let monotonic = now.monotonic_micros();
+        if !has_count(rule.rule) {
+            return None;
+        }
+        let count = self.counts.get_mut(&rule.count)?;
+        let mut amount = rule.amount;
+        let period = match &mut count.kind {
+            Kind::Bucket(bucket) => {
+                amount = bucket.charge(amount);
+                0
+            }
+            Kind::Window(hits) => {
+                let cell = monotonic / cell_micros(rule.rule);
+                hits.push((cell, amount));
+                cell
+            }
+            Kind::Log(hits) => {
+                hits.push((monotonic, amount));
+                monotonic
+            }
+            Kind::Quota { bounds, used } => {
+                *used += amount;
+                bounds.start.as_unix_micros()
+            }
+            Kind::Gauge(used) => {
+                *used += amount;
+                0
+            }
+        };
+        Some(ModelHold {
+            rule: rule.index,
+            count: rule.count.clone(),
+            amount,
+            period,
+        })
+    }
+
+    fn tell(&mut self, rule: &Applied<'_>, before: u64, after: u64, told: &mut Vec<Crossing>) {
+        let Some(count) = self.counts.get_mut(&rule.count) else {
+            return;
+        };
+        let limit = rule.rule.limit();
+        let is_quota = matches!(count.kind, Kind::Quota { .. });
+        let lowest = thresholds(rule.rule).min();
+        if !is_quota
+            && lowest.is_some_and(|lowest| {
+                !reached(lowest, before, limit) && reached(lowest, after, limit)
+            })
+        {
+            count.told.clear();
+        }
+        let all: BTreeSet<u8> = thresholds(rule.rule).collect();
+        for percent in all {
+            let passed_before = !is_quota && reached(percent, before, limit);
+            if reached(percent, after, limit) && !passed_before && count.told.insert(percent) {
+                told.push(Crossing::new(rule.index, percent, after, limit));
+            }
+        }
+    }
+
+    /// Ends a charge.
+    pub fn settle(
+        &mut self,
+        set: &LimitSet,
+        now: Now,
+        receipt: &mut ModelReceipt,
+        settlement: &Settlement,
+    ) {
+        if std::mem::replace(&mut receipt.settled, true) {
+            return;
+        }
+        for hold in &receipt.holds {
+            let Some(rule) = set.rules().get(hold.rule) else {
+                continue;
+            };
+            let kept = match (settlement, rule.algorithm()) {
+                (_, Algorithm::Concurrency { .. })
+                | (Settlement::Cancel, _)
+                | (Settlement::Refund, Algorithm::Quota { .. }) => 0,
+                (Settlement::Actual(cost), _) => cost.amount(rule.unit()),
+                (Settlement::Refund, _) => hold.amount,
+            };
+            let Some(count) = self.counts.get_mut(&hold.count) else {
+                continue;
+            };
+            let (back, more) = (
+                hold.amount.saturating_sub(kept),
+                kept.saturating_sub(hold.amount),
+            );
+            match &mut count.kind {
+                Kind::Bucket(bucket) => {
+                    *bucket = bucket.at(now.monotonic_micros());
+                    let back = u128::from(back) * bucket.period;
+                    bucket.missing = bucket.missing.saturating_sub(back);
+                    bucket.charge(more);
+                }
+                Kind::Window(hits) | Kind::Log(hits) => {
+                    let mut back = back;
+                    for (_, units) in hits.iter_mut().filter(|(at, _)| *at == hold.period) {
+                        let given = back.min(*units);
+                        *units -= given;
+                        back -= given;
+                    }
+                    hits.push((hold.period, more));
+                }
+                Kind::Quota { bounds, used } => {
+                    if bounds.start.as_unix_micros() == hold.period {
+                        *used = used.saturating_sub(back) + more;
+                    }
+                }
+                Kind::Gauge(used) => *used = used.saturating_sub(back) + more,
+            }
+        }
+    }
+}
+
+/// A limit of zero that refuses counts nothing; nor does a bucket of that size.
+fn has_count(rule: &CompiledRule) -> bool {
+    rule.limit() > 0
+        || (!rule.refuses() && !matches!(rule.algorithm(), Algorithm::TokenBucket { .. }))
+}
+
+/// Where a rule counts a call; `None` when it does not apply.
+fn count_name(owner: &Owner, rule: &CompiledRule, scopes: &ScopeValues) -> Option<String> {
+    let value = match rule.scope() {
+        Scope::Tenant => String::new(),
+        Scope::Key => format!("{:?}", owner.key),
+        Scope::Route => format!("{:?}", scopes.route),
+        Scope::Address => match scopes.address.map(|address| address.to_canonical()) {
+            Some(IpAddr::V6(address)) => format!("{:x}", address.to_bits() >> 64),
+            other => format!("{other:?}"),
+        },
+        Scope::Custom(name) => {
+            let (_, value) = scopes.custom.iter().find(|(known, _)| known == name)?;
+            format!("{name:?} {value:?}")
+        }
+    };
+    Some(format!(
+        "{:?} {} {:?} {} {:?} {value}",
+        owner.tenant,
+        owner.environment,
+        rule.name(),
+        rule.shape(),
+        rule.scope(),
+    ))
+}
+
+fn bounds(rule: &CompiledRule, now: Timestamp, anchor: Option<Timestamp>) -> PeriodBounds {
+    let calendar: Option<&QuotaParameters> = match rule.compiled() {
+        CompiledAlgorithm::Quota(quota) => Some(quota),
+        _ => None,
+    };
+    calendar.map_or(
+        PeriodBounds {
+            start: Timestamp::UNIX_EPOCH,
+            end: Timestamp::MAX,
+        },
+        |calendar| calendar.bounds(now, anchor),
+    )
+}
+
+fn window_micros(rule: &CompiledRule) -> u64 {
+    match rule.algorithm() {
+        Algorithm::SlidingWindow { window, .. } | Algorithm::SlidingLog { window, .. } => {
+            micros(*window)
+        }
+        _ => 1,
+    }
+}
+
+fn cell_micros(rule: &CompiledRule) -> u64 {
+    match rule.algorithm() {
+        Algorithm::SlidingWindow { window, cells, .. } => {
+            micros(*window).div_ceil(u64::from(cells.get()))
+        }
+        _ => 1,
+    }
+}
+
+fn used_in_window(rule: &CompiledRule, hits: &[(u64, u64)], now: u64) -> u64 {
+    let Algorithm::SlidingWindow { cells, edge, .. } = rule.algorithm() else {
+        return 0;
+    };
+    let (cells, cell) = (u64::from(cells.get()), cell_micros(rule));
+    let current = now / cell;
+    let sum = |wanted: &dyn Fn(u64) -> bool| -> u64 {
+        let inside = hits.iter().filter(|(at, _)| wanted(*at));
+        inside.map(|(_, units)| units).sum()
+    };
+    let newer = sum(&|at| at + cells > current);
+    let oldest = sum(&|at| at + cells == current);
+    match edge {
+        Edge::Strict => newer + oldest,
+        Edge::Smooth => {
+            // The part of the oldest cell that the window still covers, rounded up.
+            let covered = u128::from(cell - now % cell);
+            newer + narrow((u128::from(oldest) * covered).div_ceil(u128::from(cell)))
+        }
+    }
+}
+
+fn thresholds(rule: &CompiledRule) -> impl Iterator<Item = u8> + '_ {
+    let is_counted = rule.limit() > 0;
+    let percents = rule.rule().thresholds.iter().copied();
+    percents.filter(move |_| is_counted)
+}
+
+fn reached(percent: u8, used: u64, limit: u64) -> bool {
+    u128::from(used) * 100 >= u128::from(limit) * u128::from(percent)
+}
+
+/// The shortest wait after which something holds that stays true from then on, if nothing else happens.
+fn first(now: Now, holds: impl Fn(u64, Timestamp) -> bool) -> Option<u64> {
+    let after = |wait: u64| {
+        holds(
+            now.monotonic_micros() + wait,
+            now.wall().saturating_add(Duration::from_micros(wait)),
+        )
+    };
+    if !after(FAR) {
+        return None;
+    }
+    let (mut low, mut high) = (0, FAR);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if after(middle) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    Some(low)
+}

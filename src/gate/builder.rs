@@ -1,0 +1,465 @@
+use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
+
+use http::StatusCode;
+
+use super::{Tollgate, TollgateLayer, tollgate::Shared};
+use crate::{
+    auth::{
+        AuthEventSink, Challenge, ClientAddr, Extractor, FailureLimit, KeyFormat, KeyHasher,
+        KeyStore, MemoryKeyStore, PeerAddr,
+    },
+    clock::{Clock, SystemClock},
+    error::{ConfigError, ProblemLayer, RenderError},
+    id::{Environment, PlanName},
+    identity::{
+        AuthLayer, Authenticate, CacheSettings, KeyAuthenticator, Keys, PathSet, TenantLayer,
+        Tenants,
+    },
+    limit::{
+        ByIdentity, CostOf, HeaderStyle, LimitKey, LimitLayer, LimitStore, MemoryLimits, Rule,
+        Scope, ThresholdSink,
+    },
+    meter::{MeterLayer, Recorder},
+    plan::{Plan, PlanCatalog},
+    request_id::{RequestIdLayer, TrustInbound},
+    route::{MatchedRoute, RouteOf},
+    sink::{LogSink, UsageSink},
+    tenant::{MemoryTenantStore, TenantStore},
+};
+
+/// Sets up a [`Tollgate`]; every setting but the plans has a default, see
+/// [`guide::defaults`](crate::guide::defaults).
+#[must_use]
+pub struct TollgateBuilder {
+    api: Option<Arc<str>>,
+    auth: Vec<Change<AuthLayer>>,
+    cache: CacheSettings,
+    ceiling: Vec<Rule>,
+    client_addr: Arc<dyn ClientAddr>,
+    clock: Arc<dyn Clock>,
+    environment: Option<Environment>,
+    formats: Vec<KeyFormat>,
+    hasher: KeyHasher,
+    keys: Arc<dyn KeyStore>,
+    limit_store: Arc<dyn LimitStore>,
+    limits: Vec<Change<LimitLayer<ByIdentity>>>,
+    plans: Plans,
+    problems: ProblemLayer<dyn RenderError>,
+    processes: NonZeroU32,
+    public: Vec<String>,
+    request_id: RequestIdLayer<dyn TrustInbound>,
+    route_of: Arc<dyn RouteOf>,
+    sandbox: Option<String>,
+    scopes: Vec<Arc<str>>,
+    tenant: Vec<Change<TenantLayer>>,
+    tenants: Arc<dyn TenantStore>,
+    usage: Usage,
+}
+
+/// A setting of one layer, applied when the layer is made.
+type Change<L> = Box<dyn FnOnce(L) -> L + Send>;
+
+enum Plans {
+    List(Vec<Plan>),
+    Catalog(PlanCatalog),
+}
+
+enum Usage {
+    Sink(Arc<dyn UsageSink>),
+    Recorder(Recorder),
+}
+
+impl TollgateBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            api: None,
+            auth: Vec::new(),
+            cache: CacheSettings::new(),
+            ceiling: Vec::new(),
+            client_addr: Arc::new(PeerAddr),
+            clock: SystemClock::shared(),
+            environment: None,
+            formats: Vec::new(),
+            hasher: KeyHasher::default(),
+            keys: Arc::new(MemoryKeyStore::new()),
+            limit_store: Arc::new(MemoryLimits::new()),
+            limits: Vec::new(),
+            plans: Plans::List(Vec::new()),
+            problems: ProblemLayer::shared(Arc::new(crate::error::ProblemJson::new())),
+            processes: NonZeroU32::MIN,
+            public: Vec::new(),
+            request_id: RequestIdLayer::new()
+                .trust_shared(Arc::new(crate::request_id::TrustNobody)),
+            route_of: Arc::new(MatchedRoute),
+            sandbox: None,
+            scopes: Vec::new(),
+            tenant: Vec::new(),
+            tenants: Arc::new(MemoryTenantStore::new()),
+            usage: Usage::Sink(Arc::new(LogSink::new())),
+        }
+    }
+
+    /// The plans on sale. At least one is needed.
+    pub fn plans(mut self, plans: impl IntoIterator<Item = Plan>) -> Self {
+        self.plans = Plans::List(plans.into_iter().collect());
+        self
+    }
+
+    /// The plans on sale, from a catalog that somebody else keeps up to date; in place of
+    /// [`plans`](Self::plans).
+    pub fn catalog(mut self, catalog: PlanCatalog) -> Self {
+        self.plans = Plans::Catalog(catalog);
+        self
+    }
+
+    /// The plan of test keys that have none of their own; a test key is under its tenant's plan, counted
+    /// apart, unless set.
+    pub fn sandbox(mut self, plan: impl Into<String>) -> Self {
+        self.sandbox = Some(plan.into());
+        self
+    }
+
+    /// Serves keys of this environment alone; both unless set.
+    pub const fn only(mut self, environment: Environment) -> Self {
+        self.environment = Some(environment);
+        self
+    }
+
+    /// Where keys are kept; in memory unless set.
+    pub fn key_store(mut self, store: impl KeyStore) -> Self {
+        self.keys = Arc::new(store);
+        self
+    }
+
+    /// Where tenants are kept; in memory unless set.
+    pub fn tenant_store(mut self, store: impl TenantStore) -> Self {
+        self.tenants = Arc::new(store);
+        self
+    }
+
+    /// Where limits are counted; in memory unless set.
+    pub fn limits(mut self, store: impl LimitStore) -> Self {
+        self.limit_store = Arc::new(store);
+        self
+    }
+
+    /// Where usage goes; the log, at target `tollgate::usage`, unless set.
+    pub fn usage(mut self, sink: impl UsageSink) -> Self {
+        self.usage = Usage::Sink(Arc::new(sink));
+        self
+    }
+
+    /// A recorder with settings of its own, in place of [`usage`](Self::usage). It keeps its own clock.
+    pub fn recorder(mut self, recorder: Recorder) -> Self {
+        self.usage = Usage::Recorder(recorder);
+        self
+    }
+
+    /// The form of keys; the first is the one that new keys have. `tg_live_…` unless set.
+    pub fn key_format(mut self, format: KeyFormat) -> Self {
+        self.formats.push(format);
+        self
+    }
+
+    /// How keys become digests; SHA-256 unless set. HMAC with a pepper kept outside the store makes a stolen
+    /// store useless even for weak, imported keys.
+    pub fn key_hasher(mut self, hasher: KeyHasher) -> Self {
+        self.hasher = hasher;
+        self
+    }
+
+    /// How long and how many identities are cached.
+    pub const fn cache(mut self, settings: CacheSettings) -> Self {
+        self.cache = settings;
+        self
+    }
+
+    /// Accepts another kind of credential beside API keys; several calls accept several.
+    pub fn authenticator(self, authenticator: impl Authenticate) -> Self {
+        self.auth(|layer| layer.or(authenticator))
+    }
+
+    /// Where a credential may stand in a request; `X-API-Key`, then `Authorization: Bearer`, unless set.
+    pub fn extractor(self, extractor: Extractor) -> Self {
+        self.auth(|layer| layer.extractor(extractor))
+    }
+
+    /// What a caller without a valid credential is told.
+    pub fn challenge(self, challenge: Challenge) -> Self {
+        self.auth(|layer| layer.challenge(challenge))
+    }
+
+    /// Who hears of refused attempts; the log, at target `tollgate::auth`, unless set.
+    pub fn auth_events(self, sink: Arc<dyn AuthEventSink>) -> Self {
+        self.auth(|layer| layer.events(sink))
+    }
+
+    /// How many failed attempts an address may have; `None` turns the limit off.
+    pub fn failure_limit(self, limit: impl Into<Option<FailureLimit>>) -> Self {
+        let limit = limit.into();
+        self.auth(|layer| layer.failure_limit(limit))
+    }
+
+    /// Sets `X-Tenant-ID`, `X-Plan` and `X-Consumer-ID` on the request, for a proxy behind; off unless set.
+    pub fn forward_headers(self, on: bool) -> Self {
+        self.auth(move |layer| layer.forward_headers(on))
+    }
+
+    /// Lets a CORS preflight pass without a credential; off unless set. Not needed where a CORS layer outside
+    /// the gate answers it.
+    pub fn pass_preflight(self, on: bool) -> Self {
+        self.auth(move |layer| layer.pass_preflight(on))
+    }
+
+    /// Paths within the gate that need no key, such as `/health` or `/docs/*`; several calls add up.
+    pub fn public<P: Into<String>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+        self.public.extend(paths.into_iter().map(Into::into));
+        self
+    }
+
+    /// How the client's address is told; the connection's peer unless set. Behind a proxy set
+    /// [`TrustedProxies`](crate::auth::TrustedProxies).
+    pub fn client_addr(mut self, hook: impl ClientAddr) -> Self {
+        self.client_addr = Arc::new(hook);
+        self
+    }
+
+    /// Whose `x-request-id` is kept; nobody's unless set.
+    pub fn trust_request_ids(mut self, hook: impl TrustInbound) -> Self {
+        self.request_id = RequestIdLayer::new().trust_shared(Arc::new(hook));
+        self
+    }
+
+    /// The form of errors; `application/problem+json` unless set.
+    pub fn render_errors(mut self, hook: impl RenderError) -> Self {
+        self.problems = ProblemLayer::shared(Arc::new(hook));
+        self
+    }
+
+    /// How the route template is found; axum's `MatchedPath` unless set.
+    pub fn route_of(mut self, hook: impl RouteOf) -> Self {
+        self.route_of = Arc::new(hook);
+        self
+    }
+
+    /// The API's name, in usage events and in plans that include some APIs only; `default` unless set.
+    pub fn api(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.api = Some(name.into());
+        self
+    }
+
+    /// Makes `tenant::current_tenant` answer inside the service; off unless set.
+    pub fn task_local_tenant(self, on: bool) -> Self {
+        self.tenant(move |layer| layer.task_local(on))
+    }
+
+    /// The status of a refused change in read-only access; 402 unless set.
+    pub fn read_only_status(self, status: StatusCode) -> Self {
+        self.tenant(move |layer| layer.read_only_status(status))
+    }
+
+    /// A rule over all tenants together, such as what the service can bear; decided before a tenant's own.
+    pub fn ceiling(mut self, rule: impl Into<Rule>) -> Self {
+        self.ceiling.push(rule.into());
+        self
+    }
+
+    /// Says what a call takes; one request and its `Content-Length` in bytes unless set.
+    pub fn cost(self, hook: impl CostOf) -> Self {
+        self.limit(|layer| layer.cost(hook))
+    }
+
+    /// Gives the values of a custom scope, for rules of `Scope::Custom(name)`.
+    pub fn scope(mut self, name: impl Into<Arc<str>>, hook: impl LimitKey) -> Self {
+        let name = name.into();
+        self.scopes.push(Arc::clone(&name));
+        self.limit(|layer| layer.scope(name, hook))
+    }
+
+    /// The form of the header fields that tell of limits; `RateLimit` (IETF draft 11) unless set.
+    pub fn headers(self, style: HeaderStyle) -> Self {
+        self.limit(move |layer| layer.headers(style))
+    }
+
+    /// The status of an exceeded quota; 429 unless set.
+    pub fn quota_status(self, status: StatusCode) -> Self {
+        self.limit(move |layer| layer.quota_status(status))
+    }
+
+    /// Who hears that a tenant has reached a threshold; the log unless set.
+    pub fn thresholds(self, sink: Arc<dyn ThresholdSink>) -> Self {
+        self.limit(|layer| layer.thresholds(sink))
+    }
+
+    /// How long a decision may take before the rules' failure policy decides; 50 ms unless set.
+    pub fn limit_deadline(self, deadline: Duration) -> Self {
+        self.limit(move |layer| layer.deadline(deadline))
+    }
+
+    /// How many processes share a limit store; while it is down each allows its share. One unless set.
+    pub const fn processes(mut self, n: NonZeroU32) -> Self {
+        self.processes = n;
+        self
+    }
+
+    /// The source of time; the operating system's unless set.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    fn auth(mut self, change: impl FnOnce(AuthLayer) -> AuthLayer + Send + 'static) -> Self {
+        self.auth.push(Box::new(change));
+        self
+    }
+
+    fn tenant(mut self, change: impl FnOnce(TenantLayer) -> TenantLayer + Send + 'static) -> Self {
+        self.tenant.push(Box::new(change));
+        self
+    }
+
+    fn limit(
+        mut self,
+        change: impl FnOnce(LimitLayer<ByIdentity>) -> LimitLayer<ByIdentity> + Send + 'static,
+    ) -> Self {
+        self.limits.push(Box::new(change));
+        self
+    }
+
+    /// Checks everything and makes the gate.
+    ///
+    /// Within a tokio runtime the task that writes usage starts here. Without one nothing is started, which the
+    /// log says; it starts with [`Tollgate::warm_up`] or the first request.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the setting, such as `plans[pro].rules[0].burst`, says what is wrong and how to
+    /// mend it.
+    pub fn build(self) -> Result<Tollgate, ConfigError> {
+        let plans = match self.plans {
+            Plans::Catalog(catalog) => catalog,
+            Plans::List(plans) if plans.is_empty() => {
+                let reason = "a gate needs at least one plan: add `.plans([Plan::new(\"free\")])`";
+                return Err(ConfigError::new("plans", reason));
+            }
+            Plans::List(plans) => PlanCatalog::new(plans)?,
+        };
+        check_scopes(&plans, &self.scopes)?;
+        let recorder = match self.usage {
+            Usage::Recorder(recorder) => recorder,
+            Usage::Sink(sink) => {
+                let recorder = Recorder::builder(sink).clock(Arc::clone(&self.clock));
+                recorder.build().map_err(|error| error.under("usage"))?
+            }
+        };
+
+        let mut keys = KeyAuthenticator::builder(
+            Arc::clone(&self.keys),
+            Arc::clone(&self.tenants),
+            plans.clone(),
+        );
+        keys = keys.cache(self.cache).hasher(self.hasher.clone());
+        let first_format = self.formats.first().cloned().unwrap_or_default();
+        keys = self
+            .formats
+            .into_iter()
+            .fold(keys, |keys, format| keys.format(format));
+        if let Some(environment) = self.environment {
+            keys = keys.only(environment);
+        }
+        if let Some(name) = self.sandbox {
+            let name = PlanName::new(name).map_err(|source| {
+                ConfigError::new("sandbox", source.to_string()).caused_by(source)
+            })?;
+            keys = keys.sandbox_plan(name);
+        }
+        let auth = AuthLayer::new(keys.build()?)
+            .clock(Arc::clone(&self.clock))
+            .client_addr(Arc::clone(&self.client_addr))
+            .public(PathSet::new(&self.public)?);
+
+        let mut tenant = TenantLayer::new().clock(Arc::clone(&self.clock));
+        let mut meter = MeterLayer::new(recorder.clone()).route_of(Arc::clone(&self.route_of));
+        if let Some(api) = &self.api {
+            tenant = tenant.api(Arc::clone(api));
+            meter = meter.api(api);
+        }
+        let limits = LimitLayer::by_identity(Arc::clone(&self.limit_store))
+            .clock(Arc::clone(&self.clock))
+            .client_addr(self.client_addr)
+            .route_of(self.route_of)
+            .processes(self.processes);
+        let ceiling = LimitLayer::new(self.limit_store, self.ceiling)
+            .map_err(|error| error.under("ceiling"))?
+            .headers(HeaderStyle::Off)
+            .clock(Arc::clone(&self.clock))
+            .processes(self.processes);
+
+        let layer = TollgateLayer {
+            request_id: self.request_id,
+            problems: self.problems,
+            meter,
+            auth: self
+                .auth
+                .into_iter()
+                .fold(auth, |layer, change| change(layer)),
+            tenant: self
+                .tenant
+                .into_iter()
+                .fold(tenant, |layer, change| change(layer)),
+            ceiling,
+            limits: self
+                .limits
+                .into_iter()
+                .fold(limits, |layer, change| change(layer)),
+        };
+        let keys = Keys::new(
+            self.keys,
+            Arc::clone(&self.tenants),
+            plans.clone(),
+            self.clock,
+        )
+        .format(first_format)
+        .hasher(self.hasher);
+        let tenants = Tenants::new(self.tenants, plans.clone());
+        recorder.start();
+        Ok(Tollgate {
+            shared: Arc::new(Shared {
+                layer,
+                keys,
+                tenants,
+                plans,
+                recorder,
+            }),
+        })
+    }
+}
+
+/// A rule of a custom scope without its hook would never apply.
+fn check_scopes(plans: &PlanCatalog, scopes: &[Arc<str>]) -> Result<(), ConfigError> {
+    for plan in plans.snapshot() {
+        for (index, rule) in plan.rules().iter().enumerate() {
+            if let Scope::Custom(name) = &rule.scope
+                && !scopes.contains(name)
+            {
+                let path = format!("plans[{}].rules[{index}].scope", plan.name());
+                let reason = format!(
+                    "no hook gives values for the scope `{name}`: add `.scope(\"{name}\", ..)`"
+                );
+                return Err(ConfigError::new(path, reason));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Debug for TollgateBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TollgateBuilder")
+            .field("api", &self.api)
+            .field("keys", &self.keys)
+            .field("limits", &self.limit_store)
+            .field("public", &self.public)
+            .finish_non_exhaustive()
+    }
+}

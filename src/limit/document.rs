@@ -1,0 +1,580 @@
+//! Rules as they are written in JSON or TOML.
+
+use std::{fmt, num::NonZeroU32, str::FromStr, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use super::rule::{
+    Action, Algorithm, Concurrency, Edge, OnStoreFailure, Period, Quota, Rate, Rule, Scope, Unit,
+    Window,
+};
+use crate::error::ConfigError;
+
+/// A rule's table. Which fields a kind takes is checked when it becomes a [`Rule`], so that the error names
+/// the field: a tagged enum would lose it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename = "Rule", deny_unknown_fields)]
+struct Document {
+    kind: Kind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limit: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    per: Option<Length>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    burst: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    window: Option<Length>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cells: Option<NonZeroU32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    edge: Option<EdgeText>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    period: Option<Period>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    time_zone: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease: Option<Length>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    scope: Scope,
+    #[serde(default, skip_serializing_if = "is_default")]
+    unit: Unit,
+    #[serde(default, skip_serializing_if = "is_default")]
+    action: Action,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    thresholds: Vec<u8>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    on_store_failure: OnStoreFailure,
+    #[serde(default, skip_serializing_if = "is_default")]
+    shadow: bool,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Rate,
+    Window,
+    Quota,
+    Concurrency,
+    Unlimited,
+}
+
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::Window => "window",
+            Self::Quota => "quota",
+            Self::Concurrency => "concurrency",
+            Self::Unlimited => "unlimited",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum EdgeText {
+    Strict,
+    Smooth,
+    Exact,
+}
+
+impl<'de> Deserialize<'de> for Rule {
+    /// Reads a rule from a table.
+    ///
+    /// - `kind`: `rate`, `window`, `quota`, `concurrency` or `unlimited`. Also the rule's `name`, unless given.
+    /// - `limit`: units; needed by every kind but `unlimited`.
+    /// - `per` (`rate`, needed): `second`, `minute`, `hour`, `day` or a length such as `10s` or `500ms`.
+    /// - `burst` (`rate`): as `limit` unless given.
+    /// - `window` (`window`, needed): a length; `cells`: 10 unless given; `edge`: `strict` unless given,
+    ///   `smooth` or `exact` (the log).
+    /// - `period` (`quota`, needed): `hour`, `day`, `month` or `billing`; `time_zone`: UTC unless given.
+    /// - `lease` (`concurrency`): `1m` unless given.
+    /// - `scope`, `unit`, `action` (`refuse`, `warn`, `overage`), `thresholds` (percentages),
+    ///   `on_store_failure` (`local`, `allow`, `deny`) and `shadow` (true or false), for every kind.
+    ///
+    /// A length is a whole number with `us`, `ms`, `s`, `m`, `h` or `d`, or the name of one unit. A field that
+    /// the kind does not take is an error.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let document = Document::deserialize(deserializer)?;
+        document.check_fields().map_err(D::Error::custom)?;
+        let kind = document.kind;
+        let needed = |field: &'static str| {
+            D::Error::custom(format_args!(
+                "a rule of kind `{}` needs the field `{field}`",
+                kind.as_str()
+            ))
+        };
+        let limit = document.limit.ok_or_else(|| needed("limit"));
+        let rule = match kind {
+            Kind::Rate => {
+                let limit = limit?;
+                let Length(period) = document.per.ok_or_else(|| needed("per"))?;
+                Rate::per(limit, period)
+                    .burst(document.burst.unwrap_or(limit))
+                    .into()
+            }
+            Kind::Window => {
+                let Length(length) = document.window.ok_or_else(|| needed("window"))?;
+                let mut window = Window::new(limit?, length);
+                if let Some(cells) = document.cells {
+                    window = window.cells(cells);
+                }
+                match document.edge {
+                    Some(EdgeText::Smooth) => window.smooth(),
+                    Some(EdgeText::Exact) => window.exact_log(),
+                    Some(EdgeText::Strict) | None => window,
+                }
+                .into()
+            }
+            Kind::Quota => {
+                let period = document.period.ok_or_else(|| needed("period"))?;
+                let quota = Quota::new(limit?, period);
+                match document.time_zone {
+                    Some(zone) => quota.time_zone(zone),
+                    None => quota,
+                }
+                .into()
+            }
+            Kind::Concurrency => {
+                let gauge = Concurrency::new(limit?);
+                match document.lease {
+                    Some(Length(lease)) => gauge.lease(lease),
+                    None => gauge,
+                }
+                .into()
+            }
+            Kind::Unlimited => Self::unlimited(),
+        };
+        Ok(Self {
+            name: document.name.unwrap_or(rule.name),
+            algorithm: rule.algorithm,
+            scope: document.scope,
+            unit: document.unit,
+            action: document.action,
+            thresholds: document.thresholds.into(),
+            on_store_failure: document.on_store_failure,
+            shadow: document.shadow,
+        })
+    }
+}
+
+impl Document {
+    /// Says which field is given that the kind does not take.
+    fn check_fields(&self) -> Result<(), String> {
+        let exact = self.edge == Some(EdgeText::Exact);
+        let given = [
+            ("limit", self.limit.is_some(), self.kind != Kind::Unlimited),
+            ("per", self.per.is_some(), self.kind == Kind::Rate),
+            ("burst", self.burst.is_some(), self.kind == Kind::Rate),
+            ("window", self.window.is_some(), self.kind == Kind::Window),
+            (
+                "cells",
+                self.cells.is_some(),
+                self.kind == Kind::Window && !exact,
+            ),
+            ("edge", self.edge.is_some(), self.kind == Kind::Window),
+            ("period", self.period.is_some(), self.kind == Kind::Quota),
+            (
+                "time_zone",
+                self.time_zone.is_some(),
+                self.kind == Kind::Quota,
+            ),
+            (
+                "lease",
+                self.lease.is_some(),
+                self.kind == Kind::Concurrency,
+            ),
+        ];
+        match given.iter().find(|(_, is_given, fits)| *is_given && !fits) {
+            Some((field, ..)) if exact && *field == "cells" => {
+                Err("an exact window has no cells: leave out the field `cells`".to_owned())
+            }
+            Some((field, ..)) => Err(format!(
+                "a rule of kind `{}` does not take the field `{field}`",
+                self.kind.as_str()
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn empty(kind: Kind, rule: &Rule) -> Self {
+        Self {
+            kind,
+            name: (rule.name() != kind.as_str()).then(|| Arc::clone(&rule.name)),
+            limit: None,
+            per: None,
+            burst: None,
+            window: None,
+            cells: None,
+            edge: None,
+            period: None,
+            time_zone: None,
+            lease: None,
+            scope: rule.scope.clone(),
+            unit: rule.unit.clone(),
+            action: rule.action,
+            thresholds: rule.thresholds.to_vec(),
+            on_store_failure: rule.on_store_failure,
+            shadow: rule.shadow,
+        }
+    }
+}
+
+impl Serialize for Rule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let document = match &self.algorithm {
+            Algorithm::TokenBucket { n, period, burst } => Document {
+                limit: Some(*n),
+                per: Some(Length(*period)),
+                burst: (burst != n).then_some(*burst),
+                ..Document::empty(Kind::Rate, self)
+            },
+            Algorithm::SlidingWindow {
+                limit,
+                window,
+                cells,
+                edge,
+            } => Document {
+                limit: Some(*limit),
+                window: Some(Length(*window)),
+                cells: Some(*cells),
+                edge: Some(match edge {
+                    Edge::Strict => EdgeText::Strict,
+                    Edge::Smooth => EdgeText::Smooth,
+                }),
+                ..Document::empty(Kind::Window, self)
+            },
+            Algorithm::SlidingLog { limit, window } => Document {
+                limit: Some(*limit),
+                window: Some(Length(*window)),
+                edge: Some(EdgeText::Exact),
+                ..Document::empty(Kind::Window, self)
+            },
+            Algorithm::Quota {
+                limit,
+                period,
+                time_zone,
+            } => Document {
+                limit: Some(*limit),
+                period: Some(*period),
+                time_zone: time_zone.clone(),
+                ..Document::empty(Kind::Quota, self)
+            },
+            Algorithm::Concurrency { limit, lease } => Document {
+                limit: Some(*limit),
+                lease: Some(Length(*lease)),
+                ..Document::empty(Kind::Concurrency, self)
+            },
+            Algorithm::Unlimited => Document::empty(Kind::Unlimited, self),
+        };
+        document.serialize(serializer)
+    }
+}
+
+/// A length of time as people write it: `second`, `10s`, `500ms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Length(Duration);
+
+const UNITS: [(&str, Duration, &[&str]); 7] = [
+    ("d", Duration::from_secs(86_400), &["day", "days"]),
+    ("h", Duration::from_secs(3_600), &["hour", "hours"]),
+    ("m", Duration::from_secs(60), &["min", "minute", "minutes"]),
+    ("s", Duration::from_secs(1), &["sec", "second", "seconds"]),
+    (
+        "ms",
+        Duration::from_millis(1),
+        &["millisecond", "milliseconds"],
+    ),
+    (
+        "us",
+        Duration::from_micros(1),
+        &["microsecond", "microseconds"],
+    ),
+    (
+        "ns",
+        Duration::from_nanos(1),
+        &["nanosecond", "nanoseconds"],
+    ),
+];
+
+impl FromStr for Length {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("{text:?} is not a length of time: write `second`, `minute`, `10s` or `500ms`")
+        };
+        let text = text.trim();
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let unit = unit.trim();
+        let (_, length, _) = UNITS
+            .iter()
+            .find(|(short, _, names)| *short == unit || names.contains(&unit))
+            .ok_or_else(wrong)?;
+        let n: u128 = if number.is_empty() {
+            1
+        } else {
+            number.parse().map_err(|_| wrong())?
+        };
+        let nanos = length.as_nanos().checked_mul(n).ok_or_else(wrong)?;
+        let seconds = u64::try_from(nanos / 1_000_000_000).map_err(|_| wrong())?;
+        // Below 10^9.
+        let subsec_nanos = (nanos % 1_000_000_000) as u32;
+        Ok(Self(Duration::new(seconds, subsec_nanos)))
+    }
+}
+
+impl fmt::Display for Length {
+    /// In the greatest unit that divides it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = self.0.as_nanos();
+        for (short, length, names) in &UNITS {
+            if nanos == length.as_nanos()
+                && let Some(name) = names.iter().find(|name| name.len() > 3 || **name == "day")
+            {
+                return f.write_str(name);
+            }
+            if nanos.is_multiple_of(length.as_nanos()) && nanos > 0 {
+                return write!(f, "{}{short}", nanos / length.as_nanos());
+            }
+        }
+        f.write_str("0s")
+    }
+}
+
+impl Serialize for Length {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Length {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
+    }
+}
+
+/// Marks a name of the service's own, so that a misspelt `adress` is an error and not a scope without values.
+const CUSTOM: &str = "custom:";
+
+impl Serialize for Scope {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Tenant => serializer.serialize_str("tenant"),
+            Self::Key => serializer.serialize_str("key"),
+            Self::Route => serializer.serialize_str("route"),
+            Self::Address => serializer.serialize_str("address"),
+            Self::Custom(name) => serializer.collect_str(&format_args!("{CUSTOM}{name}")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Scope {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(match text.as_str() {
+            "tenant" => Self::Tenant,
+            "key" => Self::Key,
+            "route" => Self::Route,
+            "address" => Self::Address,
+            other => match other.strip_prefix(CUSTOM) {
+                Some(name) => Self::Custom(name.into()),
+                None => {
+                    return Err(D::Error::custom(format_args!(
+                        "unknown scope {other:?}: write `tenant`, `key`, `route`, `address` or `custom:` and a name"
+                    )));
+                }
+            },
+        })
+    }
+}
+
+impl Serialize for Unit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Requests => serializer.serialize_str("requests"),
+            Self::Bytes => serializer.serialize_str("bytes"),
+            Self::Custom(name) => serializer.collect_str(&format_args!("{CUSTOM}{name}")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Unit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(match text.as_str() {
+            "requests" => Self::Requests,
+            "bytes" => Self::Bytes,
+            other => match other.strip_prefix(CUSTOM) {
+                Some(name) => Self::custom(name),
+                None => {
+                    return Err(D::Error::custom(format_args!(
+                        "unknown unit {other:?}: write `requests`, `bytes` or `custom:` and a name"
+                    )));
+                }
+            },
+        })
+    }
+}
+
+impl FromStr for Rate {
+    type Err = ConfigError;
+
+    /// Reads `100/minute`, `5 per second` or `100/10s`; underscores may group the digits.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when the text is not a whole number, `/` or `per`, and a length of time.
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let wrong = |reason: String| ConfigError::new("", reason);
+        let (n, length) = text
+            .split_once('/')
+            .or_else(|| text.split_once(" per "))
+            .ok_or_else(|| {
+                wrong(format!(
+                    "{text:?} is not a rate: write `100/minute`, `5 per second` or `100/10s`"
+                ))
+            })?;
+        let n: u64 = n.trim().replace('_', "").parse().map_err(|source| {
+            wrong(format!("{:?} is not a whole number of units", n.trim())).caused_by(source)
+        })?;
+        let Length(period) = length.parse().map_err(wrong)?;
+        Ok(Self::per(n, period))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(document: &serde_json::Value) -> Result<Rule, String> {
+        serde_json::from_value(document.clone()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_rule_is_read_as_people_write_it() {
+        let rate = read(&json!({"kind": "rate", "limit": 100, "per": "minute"})).unwrap();
+        assert_eq!(rate, Rate::per_minute(100).into());
+        let rate = json!({
+            "kind": "rate", "name": "tokens", "limit": 7, "per": "10s", "burst": 20,
+            "scope": "custom:workspace", "unit": "custom:tokens", "action": "overage",
+            "thresholds": [80, 90], "on_store_failure": "deny", "shadow": true,
+        });
+        let expected = Rate::per(7, Duration::from_secs(10))
+            .burst(20)
+            .named("tokens")
+            .scope(Scope::Custom("workspace".into()))
+            .unit(Unit::custom("tokens"))
+            .overage()
+            .thresholds([80, 90])
+            .on_store_failure(OnStoreFailure::Deny)
+            .shadow();
+        assert_eq!(read(&rate).unwrap(), expected);
+        assert_eq!(serde_json::to_value(&expected).unwrap(), rate);
+        let toml = "kind = 'quota'\nlimit = 1000\nperiod = 'billing'\ntime_zone = 'Europe/Berlin'";
+        let quota: Rule = toml::from_str(toml).unwrap();
+        assert_eq!(
+            quota,
+            Quota::per_billing_period(1_000)
+                .time_zone("Europe/Berlin")
+                .into()
+        );
+    }
+
+    #[test]
+    fn every_rule_comes_back_as_it_was() {
+        let cells = NonZeroU32::new(7).unwrap();
+        let second = Duration::from_secs(1);
+        let rules: Vec<Rule> = vec![
+            Rate::per(1, Duration::from_micros(1)).into(),
+            Rate::per_second(u64::MAX).burst(1).into(),
+            Rate::per(3, Duration::new(3, 141_592_653)).into(),
+            Rate::per(3, Duration::MAX).into(),
+            Rate::per(3, Duration::ZERO).into(),
+            Window::new(10, second).cells(cells).smooth().into(),
+            Window::new(10, second * 90).into(),
+            Window::new(10, second).exact_log().into(),
+            Quota::hourly(1).scope(Scope::Route),
+            Quota::daily(1).scope(Scope::Address).unit(Unit::Bytes),
+            Quota::monthly(0).scope(Scope::Key).warn(),
+            Concurrency::new(5).into(),
+            Rule::unlimited().on_store_failure(OnStoreFailure::Allow),
+        ];
+        let text = serde_json::to_string(&rules).unwrap();
+        assert_eq!(serde_json::from_str::<Vec<Rule>>(&text).unwrap(), rules);
+    }
+
+    #[test]
+    fn an_error_names_the_field() {
+        let error = |document| read(&document).unwrap_err();
+        let names = |document, field: &str| {
+            let error = error(document);
+            assert!(error.contains(field), "{error}");
+        };
+        names(json!({"kind": "rate", "limit": 1}), "`per`");
+        names(json!({"kind": "rate", "per": "second"}), "`limit`");
+        names(
+            json!({"kind": "quota", "limit": 1, "period": "day", "burst": 1}),
+            "`burst`",
+        );
+        names(json!({"kind": "unlimited", "limit": 1}), "`limit`");
+        names(
+            json!({"kind": "rate", "limit": 1, "per": "fortnight"}),
+            "fortnight",
+        );
+        names(json!({"kind": "rate", "limit": -1, "per": "second"}), "-1");
+        names(
+            json!({"kind": "rate", "limit": 1, "per": "second", "brust": 1}),
+            "brust",
+        );
+        names(
+            json!({"kind": "quota", "limit": 1, "period": "week"}),
+            "week",
+        );
+        names(json!({"kind": "unlimited", "scope": "adress"}), "adress");
+        names(json!({"kind": "unlimited", "unit": "request"}), "request");
+        names(
+            json!({"kind": "window", "limit": 1, "window": "1s", "edge": "exact", "cells": 5}),
+            "`cells`",
+        );
+        let nested = r#"[{"kind": "rate", "limit": 1, "per": 5}]"#;
+        let mut deserializer = serde_json::Deserializer::from_str(nested);
+        let error: Result<Vec<Rule>, _> = serde_path_to_error::deserialize(&mut deserializer);
+        assert_eq!(error.unwrap_err().path().to_string(), "[0].per");
+    }
+
+    #[test]
+    fn a_rate_is_read_from_text() {
+        let rate = |text: &str| text.parse::<Rate>().unwrap();
+        assert_eq!(rate("100/minute"), Rate::per_minute(100));
+        assert_eq!(rate("5 per second"), Rate::per_second(5));
+        assert_eq!(rate("1_000/10s"), Rate::per(1_000, Duration::from_secs(10)));
+        assert_eq!(
+            rate(" 3 / 2 hours"),
+            Rate::per(3, Duration::from_secs(7_200))
+        );
+        for wrong in [
+            "",
+            "5",
+            "5/",
+            "/s",
+            "-5/s",
+            "5/fortnight",
+            "1.5/s",
+            "5 each second",
+        ] {
+            assert!(wrong.parse::<Rate>().is_err(), "{wrong:?}");
+        }
+        assert!(format!("1/{}d", u64::MAX).parse::<Rate>().is_err());
+    }
+}

@@ -1,0 +1,213 @@
+//! What a client reads about its limits.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
+
+use super::{
+    decision::{Decision, Outcome, RuleState},
+    rule::{Algorithm, Unit},
+    set::LimitSet,
+};
+
+/// The form in which answers carry the state of the limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HeaderStyle {
+    /// `RateLimit-Policy` and `RateLimit` as in draft-ietf-httpapi-ratelimit-headers-11.
+    #[default]
+    Draft11,
+    /// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset` (seconds from now) for the most
+    /// restrictive rule.
+    Legacy,
+    /// None, but `Retry-After` on refusals.
+    Off,
+}
+
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+const WARNING: HeaderName = HeaderName::from_static("tollgate-limit-warning");
+
+/// Whole seconds of a wait, rounded up and never 0: RFC 9110 section 10.2.3 has no fractions, and 0 would
+/// invite the client to come back at once.
+pub(crate) fn wait_seconds(wait: Duration) -> u64 {
+    let seconds = wait.as_secs();
+    if wait.subsec_nanos() > 0 {
+        seconds.saturating_add(1)
+    } else {
+        seconds.max(1)
+    }
+}
+
+/// Writes the decision's fields into `headers`.
+pub(super) fn write(
+    style: HeaderStyle,
+    set: &LimitSet,
+    decision: &Decision,
+    headers: &mut HeaderMap,
+) {
+    if let Outcome::Refused {
+        retry_after: Some(wait),
+        ..
+    } = decision.outcome
+    {
+        headers.insert(RETRY_AFTER, HeaderValue::from(wait_seconds(wait)));
+    }
+    let mut visible: smallvec::SmallVec<[&RuleState; 4]> = decision
+        .states
+        .iter()
+        .filter(|state| is_visible(set, state))
+        .collect();
+    if visible.is_empty() {
+        return;
+    }
+    write_warning(set, &visible, headers);
+    match style {
+        HeaderStyle::Draft11 => {
+            // The draft leaves the order free; clients that read one item only should read the tightest.
+            visible.sort_by(|a, b| tightness(a, b));
+            insert(headers, RATE_LIMIT_POLICY, list(set, &visible, push_policy));
+            insert(headers, RATE_LIMIT, list(set, &visible, push_state));
+        }
+        HeaderStyle::Legacy => {
+            if let Some(state) = visible.iter().min_by(|a, b| tightness(a, b)) {
+                headers.insert(X_LIMIT, HeaderValue::from(state.limit));
+                headers.insert(X_REMAINING, HeaderValue::from(state.remaining));
+                let reset = state.reset.map_or(0, wait_seconds);
+                headers.insert(X_RESET, HeaderValue::from(reset));
+            }
+        }
+        HeaderStyle::Off => {}
+    }
+}
+
+fn is_visible(set: &LimitSet, state: &RuleState) -> bool {
+    set.rules()
+        .get(state.rule)
+        .is_some_and(|rule| !rule.rule().shadow)
+}
+
+/// Exceeded rules first, then by the share that is left.
+fn tightness(a: &RuleState, b: &RuleState) -> std::cmp::Ordering {
+    let left = u128::from(a.remaining) * u128::from(b.limit.max(1));
+    let right = u128::from(b.remaining) * u128::from(a.limit.max(1));
+    b.exceeded.cmp(&a.exceeded).then(left.cmp(&right))
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, text: String) {
+    // Rule names are checked when a plan is compiled, so the text is a legal field value.
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(name, value);
+    }
+}
+
+fn list(
+    set: &LimitSet,
+    states: &[&RuleState],
+    push: fn(&mut String, &LimitSet, &RuleState),
+) -> String {
+    let mut text = String::with_capacity(states.len() * 40);
+    for state in states {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        push_name(&mut text, set, state);
+        push(&mut text, set, state);
+    }
+    text
+}
+
+fn push_name(text: &mut String, set: &LimitSet, state: &RuleState) {
+    text.push('"');
+    text.push_str(
+        set.rules()
+            .get(state.rule)
+            .map_or("", |rule| rule.rule().name()),
+    );
+    text.push('"');
+}
+
+/// The largest integer of RFC 9651 section 3.3.1.
+const MAX_STRUCTURED_INTEGER: u64 = 999_999_999_999_999;
+
+fn push_number(text: &mut String, parameter: &str, n: u64) {
+    text.push_str(parameter);
+    text.push_str(itoa::Buffer::new().format(n.min(MAX_STRUCTURED_INTEGER)));
+}
+
+fn push_policy(text: &mut String, set: &LimitSet, state: &RuleState) {
+    push_number(text, ";q=", state.limit);
+    if let Some(window) = state.window {
+        push_number(text, ";w=", wait_seconds(window));
+    }
+    let Some(rule) = set.rules().get(state.rule) else {
+        return;
+    };
+    match (rule.algorithm(), &rule.rule().unit) {
+        (Algorithm::Concurrency { .. }, _) => text.push_str(";qu=\"concurrent-requests\""),
+        (_, Unit::Bytes) => text.push_str(";qu=\"content-bytes\""),
+        // The draft's registry has no unit for a service's own quantities; requests are its default.
+        (_, Unit::Requests | Unit::Custom(_)) => {}
+    }
+}
+
+fn push_state(text: &mut String, _: &LimitSet, state: &RuleState) {
+    push_number(text, ";r=", state.remaining);
+    if let Some(reset) = state.reset {
+        push_number(text, ";t=", wait_seconds(reset));
+    }
+}
+
+/// Says which limits are nearly used up: `Tollgate-Limit-Warning: "quota";percent=80`.
+fn write_warning(set: &LimitSet, states: &[&RuleState], headers: &mut HeaderMap) {
+    let mut text = String::new();
+    for state in states
+        .iter()
+        .filter(|state| state.threshold > 0 || warns(set, state))
+    {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        push_name(&mut text, set, state);
+        push_number(
+            &mut text,
+            ";percent=",
+            if warns(set, state) {
+                100
+            } else {
+                state.threshold.into()
+            },
+        );
+    }
+    if !text.is_empty() {
+        insert(headers, WARNING, text);
+    }
+}
+
+fn warns(set: &LimitSet, state: &RuleState) -> bool {
+    state.exceeded
+        && set
+            .rules()
+            .get(state.rule)
+            .is_some_and(|rule| rule.rule().action == super::rule::Action::Warn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_rounded_up_and_never_zero() {
+        for (micros, seconds) in [(0, 1), (1, 1), (900_000, 1), (1_000_000, 1), (1_000_001, 2)] {
+            assert_eq!(
+                wait_seconds(Duration::from_micros(micros)),
+                seconds,
+                "{micros} us"
+            );
+        }
+        assert_eq!(wait_seconds(Duration::MAX), u64::MAX);
+    }
+}

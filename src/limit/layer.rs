@@ -1,0 +1,256 @@
+use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
+
+use http::StatusCode;
+use tower_layer::Layer;
+
+use super::{
+    cost::CostOf,
+    fallback::{Breaker, Fallback},
+    headers::HeaderStyle,
+    hook::{Hook, LimitKey, LogThresholds, ThresholdSink},
+    rule::Rule,
+    service::Limit,
+    set::RuleSet,
+    store::LimitStore,
+    subject::{ByIdentity, ByKey, EveryCall},
+};
+use crate::{
+    auth::{ClientAddr, PeerAddr},
+    clock::{Clock, SystemClock},
+    error::ConfigError,
+    id::TenantId,
+    route::{MatchedRoute, RouteOf},
+};
+
+/// Decides whether a call may pass, before the service sees it.
+///
+/// 1. The rules of the call are found: those given here, or those of the request's `Identity`.
+/// 2. All of them are decided in one atomic step: all pass and all are charged, or none is.
+/// 3. A refused call is answered 429 with `Retry-After` and a problem document; the service is not called.
+/// 4. An admitted call reaches the service; its answer carries the state of the limits.
+/// 5. When the response body ends or is dropped, the charge is settled: a 5xx answer gives back to quotas, a
+///    custom quantity that the handler named replaces what was held for it.
+///
+/// By default one count serves every call that passes the layer; [`by`](Self::by) counts by anything.
+#[derive(Clone)]
+#[must_use]
+pub struct LimitLayer<F = EveryCall> {
+    settings: Settings,
+    find: F,
+}
+
+/// Everything that a layer and its services share.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) store: Arc<dyn LimitStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) cost: Option<Hook<dyn CostOf>>,
+    pub(super) headers: HeaderStyle,
+    pub(super) client_addr: Hook<dyn ClientAddr>,
+    pub(super) route_of: Hook<dyn RouteOf>,
+    pub(super) scopes: Arc<[CustomScope]>,
+    pub(super) thresholds: Arc<dyn ThresholdSink>,
+    pub(super) deadline: Duration,
+    pub(super) quota_status: StatusCode,
+    pub(super) fallback: Arc<Fallback>,
+    pub(super) breaker: Arc<Breaker>,
+    pub(super) metrics: LimitMetrics,
+}
+
+/// A custom scope's name and the hook that gives its values.
+pub(super) type CustomScope = (Arc<str>, Hook<dyn LimitKey>);
+
+/// Counters, made once.
+#[derive(Clone)]
+pub(super) struct LimitMetrics {
+    pub(super) admitted: metrics::Counter,
+    pub(super) overage: metrics::Counter,
+    pub(super) refused: metrics::Counter,
+    pub(super) unavailable: metrics::Counter,
+    pub(super) indeterminate: metrics::Counter,
+    pub(super) corrupt: metrics::Counter,
+}
+
+impl LimitMetrics {
+    fn new() -> Self {
+        let decision =
+            |kind| metrics::counter!("tollgate_limit_decisions_total", "decision" => kind);
+        let failure =
+            |kind| metrics::counter!("tollgate_limit_store_failures_total", "kind" => kind);
+        Self {
+            admitted: decision("admitted"),
+            overage: decision("overage"),
+            refused: decision("refused"),
+            unavailable: failure("unavailable"),
+            indeterminate: failure("indeterminate"),
+            corrupt: failure("corrupt"),
+        }
+    }
+}
+
+const DEFAULT_DEADLINE: Duration = Duration::from_millis(50);
+
+impl Settings {
+    fn new(store: Arc<dyn LimitStore>) -> Self {
+        Self {
+            store,
+            clock: SystemClock::shared(),
+            cost: None,
+            headers: HeaderStyle::default(),
+            client_addr: Hook(Arc::new(PeerAddr)),
+            route_of: Hook(Arc::new(MatchedRoute)),
+            scopes: Arc::from([]),
+            thresholds: Arc::new(LogThresholds),
+            deadline: DEFAULT_DEADLINE,
+            quota_status: StatusCode::TOO_MANY_REQUESTS,
+            fallback: Arc::new(Fallback::new(NonZeroU32::MIN)),
+            breaker: Arc::default(),
+            metrics: LimitMetrics::new(),
+        }
+    }
+}
+
+impl LimitLayer {
+    /// One count of `rules` for every call that passes the layer.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the rule and the field, such as `rules[0].burst`.
+    pub fn new<R: Into<Rule>>(
+        store: impl LimitStore,
+        rules: impl IntoIterator<Item = R>,
+    ) -> Result<Self, ConfigError> {
+        let find = EveryCall::new(
+            RuleSet::compile(rules)?,
+            TenantId::from_checked("every-call"),
+        );
+        Ok(Self {
+            settings: Settings::new(Arc::new(store)),
+            find,
+        })
+    }
+
+    /// Names the count, so that two layers on one store do not share it. `every-call` unless set.
+    pub fn named(self, name: TenantId) -> Self {
+        Self {
+            find: EveryCall::new(self.find.rules(), name),
+            settings: self.settings,
+        }
+    }
+
+    /// Counts each value of `hook` apart; a call for which it gives `None` is not counted.
+    pub fn by<K: LimitKey>(self, hook: K) -> LimitLayer<ByKey<K>> {
+        LimitLayer {
+            find: ByKey::new(self.find.rules(), hook),
+            settings: self.settings,
+        }
+    }
+}
+
+impl LimitLayer<ByIdentity> {
+    /// The rules of each caller's own plan, from the request's `Identity`.
+    pub fn by_identity(store: impl LimitStore) -> Self {
+        Self {
+            settings: Settings::new(Arc::new(store)),
+            find: ByIdentity,
+        }
+    }
+}
+
+impl<F> LimitLayer<F> {
+    /// Says what a call takes; one request and its `Content-Length` in bytes unless set.
+    pub fn cost(mut self, hook: impl CostOf) -> Self {
+        self.settings.cost = Some(Hook(Arc::new(hook)));
+        self
+    }
+
+    /// The form of the header fields; [`HeaderStyle::Draft11`] unless set.
+    pub const fn headers(mut self, style: HeaderStyle) -> Self {
+        self.settings.headers = style;
+        self
+    }
+
+    /// How the client's address is found, for rules by address; the connection's peer unless set.
+    pub fn client_addr(mut self, hook: impl ClientAddr) -> Self {
+        self.settings.client_addr = Hook(Arc::new(hook));
+        self
+    }
+
+    /// How the route template is found, for rules by route; axum's `MatchedPath` unless set.
+    pub fn route_of(mut self, hook: impl RouteOf) -> Self {
+        self.settings.route_of = Hook(Arc::new(hook));
+        self
+    }
+
+    /// Gives the values of a custom scope, for rules of `Scope::Custom(name)`.
+    pub fn scope(mut self, name: impl Into<Arc<str>>, hook: impl LimitKey) -> Self {
+        let hook: Hook<dyn LimitKey> = Hook(Arc::new(hook));
+        self.settings.scopes = self
+            .settings
+            .scopes
+            .iter()
+            .cloned()
+            .chain([(name.into(), hook)])
+            .collect();
+        self
+    }
+
+    /// Who hears of thresholds; the log unless set.
+    pub fn thresholds(mut self, sink: Arc<dyn ThresholdSink>) -> Self {
+        self.settings.thresholds = sink;
+        self
+    }
+
+    /// How long a decision may take before the rules' failure policy decides; 50 ms unless set.
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.settings.deadline = deadline;
+        self
+    }
+
+    /// How many processes share the limits: a rule of `OnStoreFailure::Local` then allows its share of the
+    /// limit. One unless set.
+    pub fn processes(mut self, processes: NonZeroU32) -> Self {
+        self.settings.fallback = Arc::new(Fallback::new(processes));
+        self
+    }
+
+    /// The status of an exceeded quota: 429 unless set, 402 where a plan change is the only way out.
+    pub const fn quota_status(mut self, status: StatusCode) -> Self {
+        self.settings.quota_status = status;
+        self
+    }
+
+    /// The source of time; the operating system's unless set.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.settings.clock = clock;
+        self
+    }
+}
+
+impl<S, F: Clone> Layer<S> for LimitLayer<F> {
+    type Service = Limit<S, F>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Limit::new(inner, Arc::new(self.settings.clone()), self.find.clone())
+    }
+}
+
+impl<F: fmt::Debug> fmt::Debug for LimitLayer<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimitLayer")
+            .field("find", &self.find)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("store", &self.store)
+            .field("headers", &self.headers)
+            .field("deadline", &self.deadline)
+            .field("quota_status", &self.quota_status)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,287 @@
+//! One decision over all rules of a call.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::{
+    super::{
+        compile::{CompiledAlgorithm, CompiledRule},
+        decision::{Crossing, Decision, Hold, Outcome, Receipt, RefusalReason, RuleState},
+        reading::{Reading, Wait},
+        rule::Action,
+        store::{LimitCall, LimitStoreError},
+    },
+    CellHandle, MemoryLimits, Place, Prepared,
+    cell::{Adjustment, CellFault, Charge, Look, Moment, Taken},
+};
+
+/// How often a call is decided anew when races take units between its look and its charge. Each time some
+/// other call has made progress.
+const MAX_ATTEMPTS: usize = 16;
+
+/// One rule that applies to the call.
+struct Applied<'a> {
+    index: usize,
+    rule: &'a CompiledRule,
+    /// `None` for a limit of zero that needs no count.
+    cell: Option<CellHandle<'a>>,
+    amount: u64,
+}
+
+type AppliedRules<'a> = SmallVec<[Applied<'a>; 4]>;
+
+/// Why an attempt has no answer.
+enum Again {
+    /// A cell was evicted, or a race took a unit.
+    Retry,
+    Failed(LimitStoreError),
+}
+
+impl From<CellFault> for Again {
+    fn from(fault: CellFault) -> Self {
+        match fault {
+            CellFault::Retired => Self::Retry,
+            CellFault::OtherAlgorithm => Self::Failed(LimitStoreError::Corrupt(
+                "a count of another algorithm stands under the rule's key".into(),
+            )),
+        }
+    }
+}
+
+impl MemoryLimits {
+    pub(super) fn decide_now(&self, call: &LimitCall<'_>) -> Result<Decision, LimitStoreError> {
+        let moment = Moment {
+            now: call.now,
+            anchor: call.set.owner().billing_anchor,
+        };
+        // A cell beside the set that was evicted in a race stays evicted: later attempts ask the map.
+        let mut prepared = self.prepared(call.set);
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let applied = self.applied(call, &moment, prepared)?;
+            match decide(&applied, &moment, attempt >= MAX_ATTEMPTS) {
+                Ok(decision) => return Ok(decision),
+                Err(Again::Failed(error)) => return Err(error),
+                Err(Again::Retry) => prepared = None,
+            }
+        }
+    }
+
+    fn applied<'a>(
+        &self,
+        call: &LimitCall<'a>,
+        moment: &Moment,
+        prepared: Option<&'a Prepared>,
+    ) -> Result<AppliedRules<'a>, LimitStoreError> {
+        let mut applied = AppliedRules::new();
+        for (index, rule) in call.set.rules().iter().enumerate() {
+            let place = Place {
+                index,
+                rule,
+                owner: call.set.owner(),
+                scopes: call.scopes,
+            };
+            let cell = match rule.compiled() {
+                CompiledAlgorithm::Unlimited => continue,
+                _ if needs_no_count(rule) => {
+                    if !place.applies() {
+                        continue;
+                    }
+                    None
+                }
+                _ => match self.cell(&place, moment, prepared)? {
+                    Some(cell) => Some(cell),
+                    None => continue,
+                },
+            };
+            applied.push(Applied {
+                index,
+                rule,
+                cell,
+                amount: call.cost.amount(rule.unit()),
+            });
+        }
+        Ok(applied)
+    }
+}
+
+/// A limit of zero that refuses needs no count, and a bucket that holds nothing has none.
+fn needs_no_count(rule: &CompiledRule) -> bool {
+    rule.limit() == 0
+        && (rule.refuses() || matches!(rule.compiled(), CompiledAlgorithm::TokenBucket(_)))
+}
+
+impl Applied<'_> {
+    fn look(&self, moment: &Moment) -> Result<Look, CellFault> {
+        match &self.cell {
+            Some(cell) => cell.look(self.rule, moment, self.amount),
+            None => Ok(nothing_left()),
+        }
+    }
+
+    fn take(&self, moment: &Moment) -> Result<Taken, CellFault> {
+        let force = !self.rule.refuses();
+        match &self.cell {
+            Some(cell) => cell.take(self.rule, moment, self.amount, force),
+            None if force => {
+                let Look { reading, wait, .. } = nothing_left();
+                Ok(Taken::Charged(Charge {
+                    reading,
+                    wait,
+                    before: 0,
+                    amount: 0,
+                    period: 0,
+                }))
+            }
+            None => Ok(Taken::Refused(nothing_left())),
+        }
+    }
+
+    fn state(&self, reading: &Reading, wait: Wait) -> RuleState {
+        RuleState {
+            rule: self.index,
+            limit: self.rule.limit(),
+            remaining: reading.remaining,
+            reset: reading.reset_micros.map(Duration::from_micros),
+            window: reading.window_micros.map(Duration::from_micros),
+            exceeded: !wait.is_zero(),
+            threshold: self.rule.threshold_at(reading.used),
+        }
+    }
+}
+
+const fn nothing_left() -> Look {
+    Look {
+        reading: Reading::new(0, 0, None),
+        wait: Wait::Forever,
+    }
+}
+
+/// Looks at every rule, and charges all of them when none refuses. On the last attempt a rule that a race has
+/// used up refuses.
+fn decide(
+    applied: &[Applied<'_>],
+    moment: &Moment,
+    is_last_attempt: bool,
+) -> Result<Decision, Again> {
+    // One rule alone is looked at and charged in one step.
+    if applied.len() > 1 {
+        let looks = look_at_all(applied, moment)?;
+        if is_refused(applied, &looks) {
+            return Ok(refuse(applied, &looks));
+        }
+    }
+    let mut charges: SmallVec<[Charge; 4]> = SmallVec::new();
+    for rule in applied {
+        let fault = match rule.take(moment) {
+            Ok(Taken::Charged(charge)) => {
+                charges.push(charge);
+                continue;
+            }
+            Ok(Taken::Refused(look)) if applied.len() == 1 => {
+                return Ok(refuse(applied, &[look]));
+            }
+            Ok(Taken::Refused(look)) => {
+                give_back(applied, &charges, moment);
+                if !is_last_attempt {
+                    return Err(Again::Retry);
+                }
+                let mut looks = look_at_all(applied, moment)?;
+                if let Some(stale) = looks.get_mut(charges.len()) {
+                    *stale = look;
+                }
+                return Ok(refuse(applied, &looks));
+            }
+            Err(fault) => fault,
+        };
+        give_back(applied, &charges, moment);
+        return Err(fault.into());
+    }
+    Ok(admit(applied, &charges))
+}
+
+fn look_at_all(applied: &[Applied<'_>], moment: &Moment) -> Result<SmallVec<[Look; 4]>, CellFault> {
+    applied.iter().map(|rule| rule.look(moment)).collect()
+}
+
+fn is_refused(applied: &[Applied<'_>], looks: &[Look]) -> bool {
+    std::iter::zip(applied, looks).any(|(rule, look)| rule.rule.refuses() && !look.wait.is_zero())
+}
+
+/// Undoes the charges of an attempt. A cell that was evicted meanwhile was as good as new.
+fn give_back(applied: &[Applied<'_>], charges: &[Charge], moment: &Moment) {
+    for (rule, charge) in std::iter::zip(applied, charges) {
+        if let Some(cell) = &rule.cell {
+            let _ = cell.adjust(moment, charge.period, Adjustment::GiveBack(charge.amount));
+        }
+    }
+}
+
+fn refuse(applied: &[Applied<'_>], looks: &[Look]) -> Decision {
+    let mut states = SmallVec::new();
+    // The first of the most restrictive: never-passing before the longest wait before an unknown one.
+    let mut worst: Option<(&Applied<'_>, Wait)> = None;
+    for (rule, look) in std::iter::zip(applied, looks) {
+        states.push(rule.state(&look.reading, look.wait));
+        if rule.rule.refuses()
+            && !look.wait.is_zero()
+            && worst.is_none_or(|(_, wait)| look.wait > wait)
+        {
+            worst = Some((rule, look.wait));
+        }
+    }
+    let (rule, wait) = worst.map_or((0, Wait::Unknown), |(rule, wait)| (rule.index, wait));
+    let exceeds = worst.is_some_and(|(rule, _)| rule.amount > rule.rule.limit());
+    let outcome = Outcome::Refused {
+        rule,
+        reason: if exceeds {
+            RefusalReason::ExceedsCapacity
+        } else {
+            RefusalReason::LimitReached
+        },
+        retry_after: match wait {
+            Wait::Micros(micros) => Some(Duration::from_micros(micros)),
+            Wait::Zero | Wait::Unknown | Wait::Forever => None,
+        },
+    };
+    Decision::new(outcome, states, Receipt::default())
+}
+
+fn admit(applied: &[Applied<'_>], charges: &[Charge]) -> Decision {
+    let mut states = SmallVec::new();
+    let mut holds = SmallVec::new();
+    let mut crossings = SmallVec::new();
+    let mut overage = false;
+    for (rule, charge) in std::iter::zip(applied, charges) {
+        let state = rule.state(&charge.reading, charge.wait);
+        overage |= state.exceeded
+            && rule.amount > 0
+            && !rule.rule.rule().shadow
+            && rule.rule.rule().action == Action::Overage;
+        states.push(state);
+        let Some(cell) = &rule.cell else {
+            continue;
+        };
+        // A rule that took nothing is held too: a settlement may charge it.
+        holds.push(Hold::new(rule.index, charge.amount, charge.period));
+        if charge.amount > 0 {
+            cell.reach(rule.rule, charge, |threshold| {
+                crossings.push(Crossing::new(
+                    rule.index,
+                    threshold.percent,
+                    charge.reading.used,
+                    rule.rule.limit(),
+                ));
+            });
+        }
+    }
+    let mut decision = Decision::new(
+        Outcome::Admitted { overage },
+        states,
+        Receipt::new(0, holds),
+    );
+    decision.crossings = crossings;
+    decision
+}

@@ -1,0 +1,77 @@
+//! The end of a charge.
+
+use super::{
+    super::{
+        compile::CompiledAlgorithm,
+        decision::{Hold, Receipt},
+        store::{LimitCall, Settlement},
+    },
+    MemoryLimits, Place, Prepared,
+    cell::{Adjustment, Moment},
+};
+
+impl MemoryLimits {
+    pub(super) fn settle_now(
+        &self,
+        call: &LimitCall<'_>,
+        receipt: &Receipt,
+        settlement: &Settlement,
+    ) {
+        if !receipt.begin_settlement() {
+            return;
+        }
+        let moment = Moment {
+            now: call.now,
+            anchor: call.set.owner().billing_anchor,
+        };
+        let prepared = self.prepared(call.set);
+        for hold in receipt.holds() {
+            let Some(rule) = call.set.rules().get(hold.rule) else {
+                continue;
+            };
+            let place = Place {
+                index: hold.rule,
+                rule,
+                owner: call.set.owner(),
+                scopes: call.scopes,
+            };
+            let adjustment = match (settlement, rule.compiled()) {
+                (_, CompiledAlgorithm::Concurrency(_))
+                | (Settlement::Cancel, _)
+                | (Settlement::Refund, CompiledAlgorithm::Quota(_)) => {
+                    Adjustment::GiveBack(hold.amount)
+                }
+                (Settlement::Refund, _) => continue,
+                (Settlement::Actual(cost), _) => {
+                    let actual = cost.amount(rule.unit());
+                    if actual < hold.amount {
+                        Adjustment::GiveBack(hold.amount - actual)
+                    } else {
+                        Adjustment::Add(actual - hold.amount)
+                    }
+                }
+            };
+            if !matches!(adjustment, Adjustment::GiveBack(0) | Adjustment::Add(0)) {
+                self.adjust(&place, &moment, prepared, hold, adjustment);
+            }
+        }
+    }
+
+    fn adjust<'a>(
+        &self,
+        place: &Place<'a>,
+        moment: &Moment,
+        mut prepared: Option<&'a Prepared>,
+        hold: &Hold,
+        adjustment: Adjustment,
+    ) {
+        // A new cell is found for one that was evicted; a store without room for it loses the settlement,
+        // as it would have refused the call.
+        while let Ok(Some(cell)) = self.cell(place, moment, prepared) {
+            if cell.adjust(moment, hold.period, adjustment).is_ok() {
+                return;
+            }
+            prepared = None;
+        }
+    }
+}

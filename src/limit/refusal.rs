@@ -1,0 +1,74 @@
+//! Refusals as problems.
+
+use http::{HeaderValue, header::RETRY_AFTER};
+use serde_json::Value;
+
+use super::{
+    decision::{Decision, Outcome, RefusalReason},
+    headers,
+    layer::Settings,
+    rule::Algorithm,
+    set::LimitSet,
+};
+use crate::error::{ErrorCode, Problem};
+
+/// The problem of a refused decision, `None` when the call was admitted.
+pub(super) fn problem(settings: &Settings, set: &LimitSet, decision: &Decision) -> Option<Problem> {
+    let Outcome::Refused { rule, reason, .. } = decision.outcome else {
+        return None;
+    };
+    let violated = decision.states.iter().filter(|state| state.exceeded);
+    let names: Vec<Value> = violated
+        .filter_map(|state| set.rules().get(state.rule))
+        .filter(|rule| !rule.rule().shadow)
+        .map(|rule| Value::from(rule.rule().name()))
+        .collect();
+    let kind = set.rules().get(rule).map(super::CompiledRule::algorithm);
+    let (code, detail) = match (kind, reason) {
+        (_, RefusalReason::ExceedsCapacity) => (
+            code_of(kind),
+            "The call costs more than the limit could ever allow: make it smaller",
+        ),
+        (Some(Algorithm::Quota { .. }), RefusalReason::LimitReached) => (
+            ErrorCode::QuotaExceeded,
+            "The plan's quota is used up. Upgrade to continue",
+        ),
+        (Some(Algorithm::Concurrency { .. }), RefusalReason::LimitReached) => (
+            ErrorCode::ConcurrencyLimited,
+            "Too many calls are in flight: wait until one has ended",
+        ),
+        (_, RefusalReason::LimitReached) => (ErrorCode::RateLimited, "Slow down: too many calls"),
+    };
+    let mut problem = Problem::new(code)
+        .detail(detail)
+        .with("violated-policies", names);
+    if code == ErrorCode::QuotaExceeded {
+        problem = problem.status(settings.quota_status);
+    }
+    if let Some(state) = decision.states.iter().find(|state| state.rule == rule) {
+        problem = problem
+            .with("limit", state.limit)
+            .with("remaining", state.remaining);
+    }
+    let mut fields = http::HeaderMap::new();
+    headers::write(settings.headers, set, decision, &mut fields);
+    for (name, value) in &fields {
+        problem = problem.header(name.clone(), value.clone());
+    }
+    Some(problem)
+}
+
+fn code_of(kind: Option<&Algorithm>) -> ErrorCode {
+    match kind {
+        Some(Algorithm::Quota { .. }) => ErrorCode::QuotaExceeded,
+        Some(Algorithm::Concurrency { .. }) => ErrorCode::ConcurrencyLimited,
+        _ => ErrorCode::RateLimited,
+    }
+}
+
+/// The problem of a store that gave no answer; says nothing about any quota.
+pub(super) fn unavailable() -> Problem {
+    Problem::new(ErrorCode::StoreUnavailable)
+        .detail("The limits cannot be checked right now: try again shortly")
+        .header(RETRY_AFTER, HeaderValue::from(1))
+}

@@ -1,0 +1,373 @@
+use std::{
+    fmt, mem,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response, header::CONTENT_LENGTH};
+use smallvec::SmallVec;
+use tower_service::Service;
+
+use super::{
+    charge::{Charge, Ending, LimitBody},
+    cost::Cost,
+    decision::Decision,
+    future::ResponseFuture,
+    hook::{LimitDegraded, ThresholdEvent},
+    layer::Settings,
+    refusal,
+    rule::{Scope, Unit},
+    set::{LimitSet, ScopeValues},
+    store::{LimitCall, LimitStore, LimitStoreError, OwnedLimitCall},
+    subject::{FindSubject, Subject},
+};
+use crate::{
+    body::ResponseBody,
+    clock::Now,
+    error::{ErrorCode, Problem},
+    head::RequestHead,
+    meter::Meter,
+};
+
+/// The service of [`LimitLayer`](super::LimitLayer).
+#[derive(Clone)]
+pub struct Limit<S, F> {
+    inner: S,
+    settings: Arc<Settings>,
+    find: F,
+}
+
+impl<S, F> Limit<S, F> {
+    pub(super) const fn new(inner: S, settings: Arc<Settings>, find: F) -> Self {
+        Self {
+            inner,
+            settings,
+            find,
+        }
+    }
+}
+
+impl<S, F> fmt::Debug for Limit<S, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limit")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, F, ReqB, B> Service<Request<ReqB>> for Limit<S, F>
+where
+    S: Service<Request<ReqB>, Response = Response<B>> + Clone,
+    F: FindSubject,
+{
+    type Response = Response<LimitBody<B>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqB, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
+        // The instance that was polled ready must be the one that is called; a fresh clone takes its place.
+        let clone = self.inner.clone();
+        let mut inner = mem::replace(&mut self.inner, clone);
+        let head = RequestHead::from(&request);
+        let set = match self.find.subject(&head) {
+            Subject::Limited(set) if set.rules().is_empty() => {
+                return ResponseFuture::passed(inner.call(request));
+            }
+            Subject::Limited(set) => set,
+            Subject::NotLimited => return ResponseFuture::passed(inner.call(request)),
+            Subject::Unidentified => {
+                let problem = Problem::new(ErrorCode::LayerMissing)
+                    .detail("LimitLayer found no Identity: put AuthLayer outside of it");
+                return ResponseFuture::refused(refused(problem, &request));
+            }
+        };
+        let question = Question::new(&self.settings, set, &mut request);
+        let call = question.call();
+        if !self.settings.breaker.lets_ask(question.now) {
+            return conclude(
+                &self.settings,
+                question.without_store(&self.settings, false),
+                request,
+                inner,
+            );
+        }
+        match self.settings.store.try_decide(&call) {
+            Some(Ok(decision)) => {
+                let verdict = question.decided(&self.settings, decision);
+                conclude(&self.settings, verdict, request, inner)
+            }
+            Some(Err(error)) => {
+                let verdict = question.failed(&self.settings, &error);
+                conclude(&self.settings, verdict, request, inner)
+            }
+            None => {
+                let owned: OwnedLimitCall = call.to_owned();
+                let decide = Arc::clone(&self.settings.store).decide(owned);
+                let decide = tokio::time::timeout(self.settings.deadline, decide);
+                ResponseFuture::deciding(
+                    decide,
+                    Arc::clone(&self.settings),
+                    question,
+                    request,
+                    inner,
+                )
+            }
+        }
+    }
+}
+
+/// Acts on a verdict: calls the service or answers in its place.
+pub(super) fn conclude<S, ReqB, B>(
+    settings: &Arc<Settings>,
+    verdict: Verdict,
+    request: Request<ReqB>,
+    mut inner: S,
+) -> ResponseFuture<S, ReqB, B>
+where
+    S: Service<Request<ReqB>, Response = Response<B>>,
+{
+    match verdict {
+        Verdict::Admitted { charge, degraded } => {
+            ResponseFuture::called(inner.call(request), Arc::clone(settings), charge, degraded)
+        }
+        Verdict::Refused { problem, degraded } => {
+            let mut response = refused(*problem, &request);
+            if let Some(degraded) = degraded {
+                response.extensions_mut().insert(degraded);
+            }
+            ResponseFuture::refused(response)
+        }
+    }
+}
+
+fn refused<ReqB, B>(problem: Problem, request: &Request<ReqB>) -> Response<LimitBody<B>> {
+    problem
+        .into_response(request.method())
+        .map(|body: ResponseBody<B>| LimitBody::new(body, None))
+}
+
+/// What is to be done with a call.
+pub(super) enum Verdict {
+    Admitted {
+        charge: Box<Charge>,
+        degraded: Option<LimitDegraded>,
+    },
+    Refused {
+        problem: Box<Problem>,
+        degraded: Option<LimitDegraded>,
+    },
+}
+
+/// One call, ready to be decided.
+pub(super) struct Question {
+    set: Arc<LimitSet>,
+    scopes: ScopeValues,
+    cost: Cost,
+    pub(super) now: Now,
+    meter: Option<Meter>,
+}
+
+impl Question {
+    fn new<B>(settings: &Settings, set: Arc<LimitSet>, request: &mut Request<B>) -> Self {
+        let mut meter = request.extensions().get::<Meter>().cloned();
+        let now = meter
+            .as_ref()
+            .map_or_else(|| settings.clock.now(), Meter::started);
+        let names_units = set
+            .rules()
+            .iter()
+            .any(|rule| matches!(rule.rule().unit, Unit::Custom(_)));
+        if meter.is_none() && names_units {
+            // Without a meter layer a handler still needs a way to say what it used.
+            let detached = Meter::detached(now);
+            request.extensions_mut().insert(detached.clone());
+            meter = Some(detached);
+        }
+        let head = RequestHead::from(&*request);
+        let cost = settings
+            .cost
+            .as_ref()
+            .map_or_else(|| default_cost(&head), |hook| hook.0.cost_of(&head));
+        let scopes = scope_values(settings, &set, &head);
+        Self {
+            set,
+            scopes,
+            cost,
+            now,
+            meter,
+        }
+    }
+
+    fn call(&self) -> LimitCall<'_> {
+        LimitCall::new(&self.set, &self.scopes, &self.cost, self.now)
+    }
+
+    pub(super) fn decided(self, settings: &Settings, decision: Decision) -> Verdict {
+        settings.breaker.succeeded();
+        self.verdict(settings, Arc::clone(&settings.store), decision, None)
+    }
+
+    pub(super) fn failed(self, settings: &Settings, error: &LimitStoreError) -> Verdict {
+        let indeterminate = match error {
+            LimitStoreError::Unavailable(_) => {
+                settings.metrics.unavailable.increment(1);
+                false
+            }
+            LimitStoreError::Indeterminate(_) => {
+                settings.metrics.indeterminate.increment(1);
+                true
+            }
+            LimitStoreError::Corrupt(_) => {
+                settings.metrics.corrupt.increment(1);
+                false
+            }
+        };
+        tracing::debug!(target: "tollgate::limit", error = error as &dyn std::error::Error, "no decision");
+        settings.breaker.failed(self.now);
+        self.without_store(settings, indeterminate)
+    }
+
+    fn without_store(mut self, settings: &Settings, indeterminate: bool) -> Verdict {
+        let degraded = Some(LimitDegraded { indeterminate });
+        match settings.fallback.decide(&self.call()) {
+            None => Verdict::Refused {
+                problem: Box::new(refusal::unavailable()),
+                degraded,
+            },
+            Some((set, decision)) => {
+                self.set = set;
+                self.verdict(settings, settings.fallback.store(), decision, degraded)
+            }
+        }
+    }
+
+    fn verdict(
+        self,
+        settings: &Settings,
+        store: Arc<dyn LimitStore>,
+        decision: Decision,
+        degraded: Option<LimitDegraded>,
+    ) -> Verdict {
+        self.report(settings, &decision);
+        if let Some(problem) = refusal::problem(settings, &self.set, &decision) {
+            settings.metrics.refused.increment(1);
+            return Verdict::Refused {
+                problem: Box::new(problem),
+                degraded,
+            };
+        }
+        let Self {
+            set,
+            scopes,
+            cost,
+            now,
+            meter,
+        } = self;
+        let charge = Charge {
+            store,
+            set,
+            scopes,
+            cost,
+            now,
+            decision,
+            meter,
+            ending: Ending::Used,
+        };
+        let charge = Box::new(charge);
+        if charge.is_overage() {
+            settings.metrics.overage.increment(1);
+            charge.meter.iter().for_each(Meter::mark_overage);
+        } else {
+            settings.metrics.admitted.increment(1);
+        }
+        Verdict::Admitted { charge, degraded }
+    }
+
+    fn report(&self, settings: &Settings, decision: &Decision) {
+        for &crossing in &decision.crossings {
+            let Some(rule) = self.set.rules().get(crossing.rule) else {
+                continue;
+            };
+            let event = ThresholdEvent {
+                tenant: self.set.owner().tenant.clone(),
+                rule: Arc::clone(&rule.rule().name),
+                crossing,
+            };
+            let sink = Arc::clone(&settings.thresholds);
+            // Without a runtime there is nobody to run the sink; the answer's header still warns.
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(async move { sink.threshold_reached(event).await });
+            }
+        }
+    }
+}
+
+fn default_cost(head: &RequestHead<'_>) -> Cost {
+    let length = head
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
+    match length.and_then(|text| text.parse().ok()) {
+        Some(bytes) => Cost::default().bytes(bytes),
+        None => Cost::default(),
+    }
+}
+
+/// Only what the rules ask for: most have no scope but the owner's.
+fn scope_values(settings: &Settings, set: &LimitSet, head: &RequestHead<'_>) -> ScopeValues {
+    let mut values = ScopeValues {
+        route: None,
+        address: None,
+        custom: SmallVec::new(),
+    };
+    for rule in set.rules() {
+        match &rule.rule().scope {
+            Scope::Tenant | Scope::Key => {}
+            Scope::Route => {
+                if values.route.is_none() {
+                    values.route = settings
+                        .route_of
+                        .0
+                        .route_of(head)
+                        .map(|route| route.to_shared());
+                }
+            }
+            Scope::Address => {
+                if values.address.is_none() {
+                    values.address = settings.client_addr.0.client_addr(head);
+                }
+            }
+            Scope::Custom(name) => {
+                let known = values.custom.iter().any(|(known, _)| known == name);
+                let hook = settings
+                    .scopes
+                    .iter()
+                    .find(|(registered, _)| registered == name);
+                if let (false, Some((name, hook))) = (known, hook)
+                    && let Some(value) = hook.0.limit_key(head)
+                {
+                    values.custom.push((Arc::clone(name), value));
+                }
+            }
+        }
+    }
+    values
+}
+
+/// The response of an admitted call: told of its limits, its body holding the charge.
+pub(super) fn answered<B>(
+    settings: &Settings,
+    mut response: Response<B>,
+    mut charge: Box<Charge>,
+    degraded: Option<LimitDegraded>,
+) -> Response<LimitBody<B>> {
+    charge.observe(settings, &mut response);
+    if let Some(degraded) = degraded {
+        response.extensions_mut().insert(degraded);
+    }
+    response.map(|body| LimitBody::new(ResponseBody::inner(body), Some(charge)))
+}

@@ -1,0 +1,152 @@
+use std::{sync::Arc, time::Duration};
+
+use super::{event::printable, recorder::Recorder};
+use crate::{
+    clock::{Clock, SystemClock},
+    error::ConfigError,
+    sink::UsageSink,
+};
+
+/// Sets up a [`Recorder`].
+#[derive(Debug)]
+#[must_use]
+pub struct RecorderBuilder {
+    sink: Arc<dyn UsageSink>,
+    clock: Option<Arc<dyn Clock>>,
+    settings: Settings,
+}
+
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) source: Arc<str>,
+    pub(super) queue_capacity: usize,
+    pub(super) tick: Duration,
+    pub(super) max_batch: usize,
+    pub(super) write_timeout: Duration,
+    pub(super) min_backoff: Duration,
+    pub(super) max_backoff: Duration,
+    pub(super) dead_letters: usize,
+}
+
+impl RecorderBuilder {
+    pub(super) fn new(sink: Arc<dyn UsageSink>) -> Self {
+        Self {
+            sink,
+            clock: None,
+            settings: Settings {
+                source: Arc::from("tollgate"),
+                queue_capacity: 65_536,
+                tick: Duration::from_millis(100),
+                max_batch: 1_000,
+                write_timeout: Duration::from_secs(30),
+                min_backoff: Duration::from_millis(100),
+                max_backoff: Duration::from_secs(30),
+                dead_letters: 1_000,
+            },
+        }
+    }
+
+    /// The instance's name: the `source` of its events. `tollgate` unless set.
+    pub fn source(mut self, name: impl AsRef<str>) -> Self {
+        self.settings.source = Arc::from(&*printable(name.as_ref()));
+        self
+    }
+
+    /// The clock of the calls. The system's unless set.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// How many settled calls may wait; 65,536 unless set, at least 1, at most 16,777,216.
+    ///
+    /// The queue takes 16 bytes for each place from the start and about 400 bytes more for each waiting call,
+    /// 27 MiB for a full default queue, beside the quantities and the identities that the calls share.
+    pub const fn queue_capacity(mut self, n_events: usize) -> Self {
+        self.settings.queue_capacity = n_events;
+        self
+    }
+
+    /// How often the queue is looked at, and so how old an event gets before it is first offered to the sink;
+    /// 100 ms unless set, at least 1 ms.
+    pub const fn tick(mut self, tick: Duration) -> Self {
+        self.settings.tick = tick;
+        self
+    }
+
+    /// The most events that are offered to the sink at once; 1,000 unless set, at least 1.
+    pub const fn max_batch(mut self, n_events: usize) -> Self {
+        self.settings.max_batch = n_events;
+        self
+    }
+
+    /// How long the sink may take for one batch before it is offered again; 30 s unless set, at least 1 ms.
+    pub const fn write_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.write_timeout = timeout;
+        self
+    }
+
+    /// The waits between offers of the same batch: from `min` doubling to `max`, with jitter; 100 ms to 30 s
+    /// unless set. There is no last offer while the recorder runs: the queue bounds what may wait.
+    pub const fn backoff(mut self, min: Duration, max: Duration) -> Self {
+        self.settings.min_backoff = min;
+        self.settings.max_backoff = max;
+        self
+    }
+
+    /// How many rejected events are kept for [`Recorder::dead_letters`], the oldest leaving first; 1,000 unless
+    /// set.
+    pub const fn dead_letters(mut self, n_events: usize) -> Self {
+        self.settings.dead_letters = n_events;
+        self
+    }
+
+    /// Checks the settings and makes the recorder; starts its task when called inside of a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the setting that is out of its range; also when the operating system gives no
+    /// random bytes for the ids of events.
+    pub fn build(self) -> Result<Recorder, ConfigError> {
+        let settings = self.settings;
+        let refuse = |path: &str, reason: &'static str| Err(ConfigError::new(path, reason));
+        if !(1..=1 << 24).contains(&settings.queue_capacity) {
+            return refuse(
+                "queue_capacity",
+                "must be 1 to 16777216 events: leave it at 65536 when in doubt",
+            );
+        }
+        if settings.max_batch == 0 {
+            return refuse("max_batch", "must be at least 1 event");
+        }
+        if settings.tick < Duration::from_millis(1) {
+            return refuse("tick", "must be at least 1 ms");
+        }
+        if settings.write_timeout < Duration::from_millis(1) {
+            return refuse("write_timeout", "must be at least 1 ms");
+        }
+        if settings.min_backoff < Duration::from_millis(1)
+            || settings.max_backoff < settings.min_backoff
+        {
+            return refuse(
+                "backoff",
+                "the shortest wait must be at least 1 ms and the longest no shorter than it",
+            );
+        }
+        let mut boot = [0; 8];
+        getrandom::fill(&mut boot).map_err(|source| {
+            ConfigError::new(
+                "boot_id",
+                "the operating system gives no random bytes for the ids of events",
+            )
+            .caused_by(source)
+        })?;
+        let clock = self.clock.unwrap_or_else(SystemClock::shared);
+        Ok(Recorder::assemble(
+            u64::from_be_bytes(boot),
+            clock,
+            self.sink,
+            settings,
+        ))
+    }
+}

@@ -1,0 +1,481 @@
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crossbeam_queue::ArrayQueue;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
+
+use super::{
+    config::{RecorderBuilder, Settings},
+    counters::{Counters, Tally},
+    event::EventId,
+    flush::{self, DeadLetter, Flusher},
+    meter::Call,
+};
+use crate::{
+    clock::{Clock, Now},
+    error::ConfigError,
+    sink::UsageSink,
+};
+
+/// Takes the calls that ended and writes them to a [`UsageSink`] in batches, in the background.
+///
+/// Recording a call pushes a pointer into a bounded lock-free queue: it never waits, never allocates and wakes
+/// nobody. One background task looks at the queue every tick (100 ms unless set), makes events of the calls
+/// and offers them to the sink until it has given its last word on each.
+///
+/// Events are held in memory: killing the process loses at most the queue and what is being written. A full
+/// queue drops the newest event, counts it and says so in the log; see [`Recorder::counters`].
+///
+/// Cloning gives a second handle to the same recorder. The task is started on the tokio runtime that the
+/// recorder is built in, else by [`Recorder::start`] or the first metered call. When the last handle is gone
+/// without [`Recorder::shutdown`], the task offers what is left once more and logs what it could not write.
+#[derive(Clone)]
+pub struct Recorder {
+    handle: Arc<Handles>,
+}
+
+/// Dropped with the last handle; the background task holds only the core.
+struct Handles {
+    core: Arc<Core>,
+}
+
+pub(super) struct Core {
+    boot: u64,
+    sequence: AtomicU64,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) sink: Arc<dyn UsageSink>,
+    pub(super) settings: Settings,
+    pub(super) tally: Arc<Tally>,
+    pub(super) queue: ArrayQueue<Arc<Call>>,
+    state: AtomicU8,
+    task: Mutex<Option<JoinHandle<()>>>,
+    /// The flusher while no task runs: a task that is cut off puts it back, with the batches in its hands.
+    parked: Mutex<Option<Flusher>>,
+    dead_letters: Mutex<VecDeque<DeadLetter>>,
+    pub(super) wake: Notify,
+    pub(super) requested: AtomicU64,
+    pub(super) completed: watch::Sender<u64>,
+    /// A shutdown waits: what failed is offered again soon.
+    pub(super) hurry: AtomicBool,
+    pub(super) abandoned: AtomicBool,
+    full_logged_at: AtomicU64,
+    no_runtime_logged: AtomicBool,
+}
+
+const IDLE: u8 = 0;
+const RUNNING: u8 = 1;
+const CLOSED: u8 = 2;
+
+impl Recorder {
+    /// A recorder with the default settings; see [`RecorderBuilder`].
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when the operating system gives no random bytes for the ids of events.
+    pub fn new(sink: impl UsageSink) -> Result<Self, ConfigError> {
+        Self::builder(sink).build()
+    }
+
+    /// Starts to set up a recorder that writes to `sink`.
+    pub fn builder(sink: impl UsageSink) -> RecorderBuilder {
+        RecorderBuilder::new(Arc::new(sink))
+    }
+
+    pub(super) fn assemble(
+        boot: u64,
+        clock: Arc<dyn Clock>,
+        sink: Arc<dyn UsageSink>,
+        settings: Settings,
+    ) -> Self {
+        tracing::info!(
+            queue_capacity = settings.queue_capacity,
+            "usage events are held in memory until they are written: a kill loses at most the queue"
+        );
+        let core = Core {
+            boot,
+            sequence: AtomicU64::new(0),
+            clock,
+            sink,
+            tally: Arc::new(Tally::new()),
+            queue: ArrayQueue::new(settings.queue_capacity),
+            state: AtomicU8::new(IDLE),
+            task: Mutex::new(None),
+            parked: Mutex::new(Some(Flusher::new(&settings))),
+            dead_letters: Mutex::new(VecDeque::new()),
+            wake: Notify::new(),
+            requested: AtomicU64::new(0),
+            completed: watch::Sender::new(0),
+            hurry: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
+            full_logged_at: AtomicU64::new(0),
+            no_runtime_logged: AtomicBool::new(false),
+            settings,
+        };
+        let recorder = Self {
+            handle: Arc::new(Handles {
+                core: Arc::new(core),
+            }),
+        };
+        recorder.start();
+        recorder
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.handle.core
+    }
+
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.core().clock
+    }
+
+    pub(super) fn tally(&self) -> &Arc<Tally> {
+        &self.core().tally
+    }
+
+    pub(super) fn next_id(&self) -> EventId {
+        let core = self.core();
+        EventId::new(core.boot, core.sequence.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Starts the background task where none runs; true when one runs now.
+    ///
+    /// False outside of a tokio runtime, which the log says once, and after [`Recorder::shutdown`]. The
+    /// runtime needs its timer.
+    pub fn start(&self) -> bool {
+        let core = self.core();
+        if core.state.load(Ordering::Acquire) != IDLE {
+            return core.is_running();
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            if !core.no_runtime_logged.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "the recorder was made outside of a tokio runtime: usage waits in the queue until \
+                     Recorder::start or the first call inside of one"
+                );
+            }
+            return false;
+        };
+        // Under the lock, so that a shutdown that closes the recorder meanwhile finds the task.
+        let mut task = lock(&core.task);
+        let begun = core
+            .state
+            .compare_exchange(IDLE, RUNNING, Ordering::AcqRel, Ordering::Acquire);
+        if begun.is_ok() {
+            match lock(&core.parked).take() {
+                Some(flusher) => {
+                    *task = Some(runtime.spawn(flush::run(Running::new(core, flusher))));
+                }
+                None => core.state.store(IDLE, Ordering::Release),
+            }
+        }
+        core.is_running()
+    }
+
+    pub(super) fn ensure_started(&self) {
+        if self.core().state.load(Ordering::Relaxed) == IDLE {
+            self.start();
+        }
+    }
+
+    /// Takes a settled call.
+    pub(super) fn record(&self, call: Arc<Call>, now: Now) {
+        let core = self.core();
+        core.tally.settled();
+        if core.queue.push(call).is_err() {
+            core.tally
+                .dropped_queue_full
+                .fetch_add(1, Ordering::Release);
+            core.log_full_queue(now);
+        } else if core.is_closed() {
+            core.discard_queue();
+        }
+    }
+
+    /// Whether a call that ends now would be kept: the queue has room and there was no shutdown.
+    pub(crate) fn accepts(&self) -> bool {
+        let core = self.core();
+        !core.is_closed() && !core.queue.is_full()
+    }
+
+    /// What became of every call so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.core().tally.snapshot()
+    }
+
+    /// The latest events that the sink rejected for good, oldest first; at most as many as
+    /// [`RecorderBuilder::dead_letters`] keeps.
+    #[must_use]
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        lock(&self.core().dead_letters).iter().cloned().collect()
+    }
+
+    /// Waits until the sink has given its last word on every call that was settled before.
+    ///
+    /// Waits for as long as the sink asks for a retry. Returns at once after [`Recorder::shutdown`]. Needs the
+    /// background task to run, and starts it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn flush(&self) {
+        self.start();
+        let core = self.core();
+        let mut completed = core.completed.subscribe();
+        let request = core.requested.fetch_add(1, Ordering::AcqRel) + 1;
+        core.wake.notify_one();
+        // The sender lives in the core, so the wait cannot fail.
+        let _ = completed.wait_for(|completed| *completed >= request).await;
+    }
+
+    /// Waits until every call has ended and every event is written, at most until `deadline` from now; then
+    /// ends the recorder.
+    ///
+    /// Stop accepting connections first. What is not written at the deadline is counted as
+    /// `dropped_shutdown` and logged as an error; so is each call that ends later. A second shutdown finds
+    /// nothing left.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the recorder running.
+    pub async fn shutdown(&self, deadline: Duration) -> FlushReport {
+        use tokio::time::{Instant, sleep_until, timeout_at};
+
+        let core = self.core();
+        let before = self.counters();
+        let now = Instant::now();
+        let until = now.checked_add(deadline).unwrap_or(now + MAX_DEADLINE);
+        {
+            let _hurry = Hurry::new(&core.hurry);
+            while timeout_at(until, self.flush()).await.is_ok() && !core.is_closed() {
+                let after = self.counters();
+                let is_empty = after.open == 0 && after.queued == 0 && after.in_flight == 0;
+                if is_empty || Instant::now() >= until {
+                    break;
+                }
+                sleep_until(until.min(Instant::now() + OPEN_CALLS_POLL)).await;
+            }
+        }
+        core.close().await;
+        let after = self.counters();
+        let report = FlushReport {
+            acked: after.acked - before.acked,
+            dead_lettered: after.dead_lettered - before.dead_lettered,
+            dropped: after.dropped().saturating_sub(before.dropped()),
+            still_open: after.open,
+        };
+        if report.dropped > 0 || report.still_open > 0 {
+            tracing::error!(
+                dropped = report.dropped,
+                still_open = report.still_open,
+                "the recorder was shut down before all usage was written"
+            );
+        }
+        report
+    }
+}
+
+const MAX_DEADLINE: Duration = Duration::from_secs(86_400);
+const OPEN_CALLS_POLL: Duration = Duration::from_millis(10);
+
+/// Takes the hurry back when a shutdown is given up.
+struct Hurry<'a>(&'a AtomicBool);
+
+impl<'a> Hurry<'a> {
+    fn new(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Ordering::Release);
+        Self(flag)
+    }
+}
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// What a shutdown did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use]
+pub struct FlushReport {
+    /// Events that the sink accepted during the shutdown.
+    pub acked: u64,
+    /// Events that the sink rejected for good during the shutdown.
+    pub dead_lettered: u64,
+    /// Events that were lost: not written at the deadline, or dropped meanwhile by a full queue.
+    pub dropped: u64,
+    /// Calls that had not ended at the deadline; their events will be dropped when they do.
+    pub still_open: u64,
+}
+
+impl Core {
+    pub(super) fn is_running(&self) -> bool {
+        self.state.load(Ordering::Acquire) == RUNNING
+    }
+
+    /// Sequentially consistent, like the store in [`Core::close`]: of a push and a closing that race, the push
+    /// is emptied by the one or sees the other.
+    fn is_closed(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == CLOSED
+    }
+
+    pub(super) fn next(&self) -> Option<Arc<Call>> {
+        let call = self.queue.pop()?;
+        self.tally.taken.fetch_add(1, Ordering::Release);
+        Some(call)
+    }
+
+    fn discard_queue(&self) {
+        while self.next().is_some() {
+            self.lose(1);
+        }
+    }
+
+    /// Counts events that were taken from the queue and will not be written.
+    pub(super) fn lose(&self, n: u64) {
+        self.tally.dropped_shutdown.fetch_add(n, Ordering::Release);
+    }
+
+    pub(super) fn bury(&self, letters: Vec<DeadLetter>) {
+        let Some(first) = letters.first() else { return };
+        tracing::error!(
+            n_events = letters.len(),
+            first = %first.event.id,
+            reason = first.reason,
+            "the usage sink rejected events: they go to the dead letters"
+        );
+        let n = letters.len() as u64;
+        let mut kept = lock(&self.dead_letters);
+        kept.extend(letters);
+        let excess = kept.len().saturating_sub(self.settings.dead_letters);
+        kept.drain(..excess);
+        drop(kept);
+        self.tally.dead_lettered.fetch_add(n, Ordering::Release);
+    }
+
+    /// Once a second at most, so that an overload does not also flood the log.
+    fn log_full_queue(&self, now: Now) {
+        const EVERY: Duration = Duration::from_secs(1);
+        // The clock may start at zero, which stands for "never" here.
+        let reading = now.monotonic_micros().saturating_add(1);
+        let last = self.full_logged_at.load(Ordering::Relaxed);
+        if last != 0 && reading.saturating_sub(last) < crate::clock::micros(EVERY) {
+            return;
+        }
+        let swapped = self.full_logged_at.compare_exchange(
+            last,
+            reading,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        if swapped.is_ok() {
+            tracing::error!(
+                dropped = self.tally.dropped_queue_full.load(Ordering::Relaxed),
+                queue_capacity = self.settings.queue_capacity,
+                "the usage queue is full: the newest events are dropped"
+            );
+        }
+    }
+
+    async fn close(&self) {
+        let task = {
+            let mut task = lock(&self.task);
+            self.state.store(CLOSED, Ordering::SeqCst);
+            task.take()
+        };
+        if let Some(task) = task {
+            task.abort();
+            // A sink that blocks its thread cannot be cut off, and is not waited for.
+            let _ = tokio::time::timeout(BLOCKED_SINK_PATIENCE, task).await;
+        }
+        if let Some(mut flusher) = lock(&self.parked).take() {
+            self.lose(flusher.discard());
+            self.discard_queue();
+            flusher.export(&self.tally);
+        } else {
+            self.discard_queue();
+        }
+        self.completed.send_replace(u64::MAX);
+    }
+}
+
+const BLOCKED_SINK_PATIENCE: Duration = Duration::from_secs(1);
+
+impl Drop for Handles {
+    fn drop(&mut self) {
+        self.core.abandoned.store(true, Ordering::Release);
+        self.core.wake.notify_one();
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        let parked = self
+            .parked
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let waiting = parked.as_mut().map_or(0, Flusher::discard);
+        let lost = waiting + self.queue.len() as u64;
+        if lost > 0 {
+            tracing::error!(
+                lost,
+                "the recorder was dropped with usage events in it: call Recorder::shutdown before the end"
+            );
+        }
+    }
+}
+
+/// The running task's hold on the core and the flusher; gives the flusher back however the task ends.
+pub(super) struct Running {
+    core: Arc<Core>,
+    flusher: Option<Flusher>,
+}
+
+impl Running {
+    fn new(core: &Arc<Core>, flusher: Flusher) -> Self {
+        Self {
+            core: Arc::clone(core),
+            flusher: Some(flusher),
+        }
+    }
+
+    pub(super) fn parts(&mut self) -> (&Core, Option<&mut Flusher>) {
+        (&self.core, self.flusher.as_mut())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *lock(&self.core.parked) = self.flusher.take();
+        // A closed recorder stays closed.
+        let _ =
+            self.core
+                .state
+                .compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder")
+            .field("source", &self.core().settings.source)
+            .field("sink", &self.core().sink)
+            .finish_non_exhaustive()
+    }
+}
