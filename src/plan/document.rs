@@ -32,10 +32,12 @@ pub struct PlanDocument {
     plans: Vec<PlanEntry>,
 }
 
+/// The fields of a [`Plan`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PlanEntry {
-    name: PlanName,
+    #[serde(deserialize_with = "checked_name")]
+    name: Arc<str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     upgrade_url: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -80,10 +82,40 @@ impl PlanDocument {
     }
 }
 
+impl FromIterator<Plan> for PlanDocument {
+    /// Writes plans down as they are, unchecked.
+    fn from_iter<I: IntoIterator<Item = Plan>>(plans: I) -> Self {
+        let plans = plans.into_iter().map(PlanEntry::of_plan).collect();
+        Self { plans }
+    }
+}
+
+/// Checked while the text is read, so that a fault has its place in the text.
+fn checked_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+    PlanName::deserialize(deserializer).map(|name| Arc::from(name.as_str()))
+}
+
 impl PlanEntry {
+    fn of_plan(plan: Plan) -> Self {
+        let Plan {
+            name,
+            rules,
+            entitlements,
+            upgrade_url,
+        } = plan;
+        Self {
+            name,
+            upgrade_url,
+            features: entitlements.features,
+            apis: entitlements.apis,
+            allowances: entitlements.allowances,
+            rules,
+        }
+    }
+
     fn to_plan(&self) -> Plan {
         Plan {
-            name: Arc::from(self.name.as_str()),
+            name: Arc::clone(&self.name),
             rules: self.rules.clone(),
             entitlements: Entitlements {
                 features: self.features.clone(),
