@@ -20,6 +20,7 @@
 
 mod limit_model;
 mod limit_store;
+mod model_count;
 
 pub use self::{
     limit_model::{LimitModel, ModelDecision, ModelReceipt},

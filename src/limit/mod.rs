@@ -85,6 +85,7 @@ mod rule;
 mod set;
 mod sliding_window;
 mod store;
+mod text;
 mod token_bucket;
 
 pub use self::{
