@@ -375,6 +375,27 @@ impl LimitModel {
         first(now, |monotonic, wall| self.passes_at(rule, monotonic, wall))
     }
 
+    fn window(&self, rule: &Applied<'_>) -> Option<Duration> {
+        if !has_count(rule.rule) {
+            return None;
+        }
+        match rule.rule.algorithm() {
+            Algorithm::TokenBucket { n, period, burst } => {
+                let micros = (u128::from(*burst) * period.as_micros()).div_ceil(u128::from(*n));
+                Some(Duration::from_micros(
+                    u64::try_from(micros).unwrap_or(u64::MAX),
+                ))
+            }
+            Algorithm::SlidingWindow { window, .. } | Algorithm::SlidingLog { window, .. } => {
+                Some(*window)
+            }
+            _ => match &self.counts.get(&rule.count)?.kind {
+                Kind::Quota { bounds, .. } => Some(bounds.end.saturating_since(bounds.start)),
+                _ => None,
+            },
+        }
+    }
+
     fn state(&self, rule: &Applied<'_>, now: Now, exceeded: bool) -> RuleState {
         let (used, left) = if has_count(rule.rule) {
             self.read(rule, now.monotonic_micros(), now.wall())
@@ -401,6 +422,7 @@ impl LimitModel {
             left,
             reset.map(Duration::from_micros),
         );
+        state.window = self.window(rule);
         state.exceeded = exceeded;
         state.threshold = thresholds(rule.rule)
             .filter(|percent| reached(*percent, used, rule.rule.limit()))

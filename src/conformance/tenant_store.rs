@@ -95,7 +95,7 @@ async fn of_racing_replacements_each_version_has_one(store: Arc<impl TenantStore
         let store = Arc::clone(&store);
         tasks.spawn(async move {
             loop {
-                let Some(current) = find(&*store).await else {
+                let Some(current) = expect(store.find(&acme()).await, "find") else {
                     panic!("the tenant is gone")
                 };
                 match store.replace(TenantRecord::clone(&current)).await {

@@ -143,15 +143,28 @@ impl QuotaParameters {
         let micros = instant.as_microsecond();
         let start = (micros + offset).div_euclid(MICROS_PER_HOUR) * MICROS_PER_HOUR - offset;
         let end = start + MICROS_PER_HOUR;
+        // The database lists some changes that leave the offset as it is.
+        let moves_offset = |change: &Instant| {
+            Instant::from_microsecond(change.as_microsecond() - 1)
+                .is_ok_and(|before| self.zone.to_offset(before) != self.zone.to_offset(*change))
+        };
         let changed = Instant::from_microsecond(micros + 1)
             .ok()
-            .and_then(|after| self.zone.preceding(after).next())
-            .map_or(start, |change| change.timestamp().as_microsecond());
+            .and_then(|after| {
+                self.zone
+                    .preceding(after)
+                    .map(|change| change.timestamp())
+                    .take_while(|change| change.as_microsecond() > start)
+                    .find(moves_offset)
+            })
+            .map_or(start, Instant::as_microsecond);
         let changes = self
             .zone
             .following(instant)
-            .next()
-            .map_or(end, |change| change.timestamp().as_microsecond());
+            .map(|change| change.timestamp())
+            .take_while(|change| change.as_microsecond() < end)
+            .find(moves_offset)
+            .map_or(end, Instant::as_microsecond);
         let timestamp =
             |micros: i64| Timestamp::from_unix_micros(u64::try_from(micros).unwrap_or(0));
         PeriodBounds {

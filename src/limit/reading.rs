@@ -44,7 +44,7 @@ pub struct Reading {
     pub remaining: u64,
     /// Microseconds until more units than now are left; `None` when none are used or nobody can know.
     pub reset_micros: Option<u64>,
-    /// The length in microseconds of the window or period that is counted; `None` when units in flight are.
+    /// The length in microseconds of the calendar period that is counted, where one is.
     pub window_micros: Option<u64>,
 }
 
@@ -60,7 +60,7 @@ impl Reading {
         }
     }
 
-    /// The same reading, of a window or period of so many microseconds.
+    /// The same reading, of a calendar period of so many microseconds.
     #[must_use]
     pub const fn over(mut self, window_micros: u64) -> Self {
         self.window_micros = Some(window_micros);

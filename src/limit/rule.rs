@@ -292,7 +292,14 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// A token bucket: `n` units per period, refilled continuously, and a burst.
 ///
-/// With burst b and rate r it admits at most b + r·W units in any window of length W.
+/// With burst b and rate r it admits at most b + r·W units in any window of length W. Whatever charges it above
+/// its limit, a settlement or a rule that never refuses, brings it at most one burst below empty, so nobody is
+/// locked out for longer than two full refills.
+///
+/// Also read from text: `"100/minute".parse::<Rate>()`.
+///
+/// The burst times the period, in microseconds and after reducing the rate's fraction, is at most 2^53;
+/// beyond that the rule does not compile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Rate {
@@ -353,6 +360,8 @@ impl From<Rate> for Rule {
 }
 
 /// A sliding window: at most `limit` units in any stretch of the window's length.
+///
+/// The limit is at most [`Cost::MAX`](super::Cost::MAX).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Window {
@@ -420,6 +429,9 @@ impl From<Window> for Rule {
 }
 
 /// A quota: at most `limit` units in each calendar period.
+///
+/// Around the edge of two periods it admits close to twice the limit. The limit is at most
+/// [`Cost::MAX`](super::Cost::MAX).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Quota {

@@ -200,8 +200,7 @@ impl WindowParameters {
             Wait::Micros(micros) => Some(micros),
             Wait::Zero | Wait::Unknown | Wait::Forever => None,
         };
-        let window = self.cell_micros().saturating_mul(self.cells());
-        Reading::new(used, remaining, reset_micros).over(window)
+        Reading::new(used, remaining, reset_micros)
     }
 }
 
@@ -292,7 +291,7 @@ impl LogParameters {
             Wait::Micros(micros) => Some(micros),
             Wait::Zero | Wait::Unknown | Wait::Forever => None,
         };
-        Reading::new(used, remaining, reset_micros).over(self.window_micros())
+        Reading::new(used, remaining, reset_micros)
     }
 }
 

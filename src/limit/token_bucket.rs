@@ -202,7 +202,7 @@ impl BucketParameters {
             Wait::Micros(micros) => Some(micros),
             Wait::Zero | Wait::Unknown | Wait::Forever => None,
         };
-        Reading::new(deficit.div_ceil(unit), remaining, reset_micros).over(self.refill_micros())
+        Reading::new(deficit.div_ceil(unit), remaining, reset_micros)
     }
 
     /// The deficit that keeps a bucket's level in proportion when its numbers change from `old` to these:

@@ -9,7 +9,7 @@ use super::{
         compile::{CompiledAlgorithm, CompiledRule},
         decision::{Crossing, Decision, Hold, Outcome, Receipt, RefusalReason, RuleState},
         reading::{Reading, Wait},
-        rule::Action,
+        rule::{Action, Algorithm},
         store::{LimitCall, LimitStoreError},
     },
     CellHandle, MemoryLimits, Place, Prepared,
@@ -139,13 +139,26 @@ impl Applied<'_> {
         }
     }
 
+    fn window(&self, reading: &Reading) -> Option<Duration> {
+        self.cell.as_ref()?;
+        match (self.rule.compiled(), self.rule.algorithm()) {
+            (CompiledAlgorithm::TokenBucket(parameters), _) => {
+                Some(Duration::from_micros(parameters.refill_micros()))
+            }
+            (_, Algorithm::SlidingWindow { window, .. } | Algorithm::SlidingLog { window, .. }) => {
+                Some(*window)
+            }
+            _ => reading.window_micros.map(Duration::from_micros),
+        }
+    }
+
     fn state(&self, reading: &Reading, wait: Wait) -> RuleState {
         RuleState {
             rule: self.index,
             limit: self.rule.limit(),
             remaining: reading.remaining,
             reset: reading.reset_micros.map(Duration::from_micros),
-            window: reading.window_micros.map(Duration::from_micros),
+            window: self.window(reading),
             exceeded: !wait.is_zero(),
             threshold: self.rule.threshold_at(reading.used),
         }

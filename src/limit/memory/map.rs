@@ -4,7 +4,7 @@ use std::{
     hash::{BuildHasherDefault, RandomState},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -19,7 +19,10 @@ const KEYS_PER_SHARD: usize = 4_096;
 const MAX_SHARDS: usize = 256;
 /// Fewer keys than this are not worth a sweep.
 const FIRST_WATERMARK: usize = 64;
-const SWEEP_AT_MOST_EVERY_MICROS: u64 = 1_000_000;
+/// How long a full map waits after a sweep that was not worth its while.
+const IDLE_SWEEP_EVERY_MICROS: u64 = 1_000_000;
+/// A sweep is worth its while when it evicts one in so many.
+const WORTHWHILE: usize = 8;
 
 /// The map is full and nothing in it can be evicted.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -43,7 +46,9 @@ struct Shard {
     n_keys: AtomicUsize,
     /// At so many keys an insertion sweeps first.
     watermark: AtomicUsize,
-    swept_at: AtomicU64,
+    is_being_swept: AtomicBool,
+    /// Until then a full map is not swept again.
+    full_until: AtomicU64,
 }
 
 impl Shard {
@@ -52,7 +57,8 @@ impl Shard {
             cells: papaya::HashMap::default(),
             n_keys: AtomicUsize::new(0),
             watermark: AtomicUsize::new(FIRST_WATERMARK),
-            swept_at: AtomicU64::new(0),
+            is_being_swept: AtomicBool::new(false),
+            full_until: AtomicU64::new(0),
         }
     }
 }
@@ -100,10 +106,12 @@ impl CellMap {
         if let Some(cell) = shard.cells.pin().get(key) {
             return Ok(Arc::clone(cell));
         }
-        if shard.n_keys.load(Ordering::Relaxed) >= shard.watermark.load(Ordering::Relaxed)
-            || self.n_keys() >= self.max_keys
+        let is_full = self.n_keys() >= self.max_keys
+            && now.monotonic_micros() >= shard.full_until.load(Ordering::Relaxed);
+        if is_full
+            || shard.n_keys.load(Ordering::Relaxed) >= shard.watermark.load(Ordering::Relaxed)
         {
-            self.sweep_if_due(shard, now);
+            self.sweep_shard(shard, now);
         }
         if self.n_keys.fetch_add(1, Ordering::Relaxed) >= self.max_keys {
             self.n_keys.fetch_sub(1, Ordering::Relaxed);
@@ -124,23 +132,6 @@ impl CellMap {
         }
     }
 
-    /// Sweeps a shard unless that was done a moment ago: a full shard must not be walked for each call.
-    fn sweep_if_due(&self, shard: &Shard, now: Now) {
-        // One more than the time, so that a clock that starts at zero is not taken for a sweep.
-        let now_micros = now.monotonic_micros().saturating_add(1);
-        let swept_at = shard.swept_at.load(Ordering::Relaxed);
-        let is_due =
-            swept_at == 0 || now_micros.saturating_sub(swept_at) >= SWEEP_AT_MOST_EVERY_MICROS;
-        if is_due
-            && shard
-                .swept_at
-                .compare_exchange(swept_at, now_micros, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-        {
-            self.sweep_shard(shard, now);
-        }
-    }
-
     /// Evicts every idle cell and says how many there were.
     pub(super) fn sweep(&self, now: Now) -> usize {
         self.shards
@@ -149,7 +140,13 @@ impl CellMap {
             .sum()
     }
 
+    /// Each key is visited about twice for each insertion: the next sweep is due when the number of keys has
+    /// doubled, or when the map is full and the last sweep was worth its while.
     fn sweep_shard(&self, shard: &Shard, now: Now) -> usize {
+        if shard.is_being_swept.swap(true, Ordering::Acquire) {
+            return 0;
+        }
+        let n_before = shard.n_keys.load(Ordering::Relaxed);
         let cells = shard.cells.pin();
         let mut n_evicted = 0;
         for (key, cell) in &cells {
@@ -170,6 +167,13 @@ impl CellMap {
         shard
             .watermark
             .store((left * 2).max(FIRST_WATERMARK), Ordering::Relaxed);
+        if n_evicted * WORTHWHILE < n_before {
+            let until = now
+                .monotonic_micros()
+                .saturating_add(IDLE_SWEEP_EVERY_MICROS);
+            shard.full_until.store(until, Ordering::Relaxed);
+        }
+        shard.is_being_swept.store(false, Ordering::Release);
         n_evicted
     }
 }
