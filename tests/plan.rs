@@ -127,6 +127,40 @@ fn a_fault_is_named_by_its_place_and_with_what_is_wrong() {
 }
 
 #[test]
+fn a_rule_that_cannot_work_is_named_by_its_place_in_the_document() {
+    let fault = |rules: &str| {
+        let text =
+            format!(r#"{{"plans": [{{"name": "a"}}, {{"name": "b", "rules": [{rules}]}}]}}"#);
+        let catalog = PlanDocument::from_json(&text)
+            .and_then(|document| PlanCatalog::from_document(&document));
+        catalog.unwrap_err().to_string()
+    };
+    let rate = r#"{"kind": "rate", "limit": 5, "per": "second"}"#;
+    for (rules, expected) in [
+        (
+            r#"{"kind": "rate", "limit": 5, "per": "second", "burst": 0}"#,
+            "plans[1].rules[0].burst: ",
+        ),
+        (
+            r#"{"kind": "rate", "limit": -1, "per": "second"}"#,
+            "plans[1].rules[0].limit: ",
+        ),
+        (
+            r#"{"kind": "rate", "limt": 5}"#,
+            "plans[1].rules[0].limt: unknown field",
+        ),
+        (
+            r#"{"kind": "quota", "limit": 5}"#,
+            "plans[1].rules[0]: a rule of kind `quota` needs the field `period`",
+        ),
+        (&format!("{rate}, {rate}"), "plans[1].rules[1].name: "),
+    ] {
+        let fault = fault(rules);
+        assert!(fault.starts_with(expected), "{rules}: {fault}");
+    }
+}
+
+#[test]
 fn two_plans_of_one_name_are_refused_by_the_place_of_the_second() {
     let document =
         PlanDocument::from_json(r#"{"plans": [{"name": "a"}, {"name": "b"}, {"name": "a"}]}"#);

@@ -52,6 +52,8 @@ pub(super) struct KeyEntry {
     #[serde(default = "hidden")]
     shown: Arc<str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    counts_as: Option<KeyId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     plan: Option<PlanName>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     scopes: BTreeSet<Arc<str>>,
@@ -157,6 +159,7 @@ impl KeyEntry {
             tenant: self.tenant,
             environment: self.environment,
             shown: self.shown,
+            counts_as: self.counts_as,
             plan: self.plan,
             scopes: self.scopes,
             allowed_networks: self.allowed_networks,
@@ -192,6 +195,7 @@ impl KeyEntry {
             tenant,
             environment: Environment::Live,
             shown: hidden(),
+            counts_as: None,
             plan,
             scopes: scopes.collect(),
             allowed_networks: Vec::new(),
@@ -224,6 +228,7 @@ impl From<(KeyDigest, KeyRecord)> for KeyEntry {
             tenant: record.tenant,
             environment: record.environment,
             shown: record.shown,
+            counts_as: record.counts_as,
             plan: record.plan,
             scopes: record.scopes,
             allowed_networks: record.allowed_networks,

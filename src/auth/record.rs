@@ -21,6 +21,10 @@ pub struct KeyRecord {
     pub environment: Environment,
     /// What may be shown of the key: prefix, environment and last four characters.
     pub shown: Arc<str>,
+    /// The key under whose id this one is counted by rules of `Scope::Key`: the first of its line of
+    /// rotations, so that a rotation doubles no quota. Its own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts_as: Option<KeyId>,
     /// A plan for this key instead of the tenant's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanName>,
@@ -55,6 +59,7 @@ impl KeyRecord {
             tenant,
             environment: Environment::Live,
             shown,
+            counts_as: None,
             plan: None,
             scopes: BTreeSet::new(),
             allowed_networks: Vec::new(),

@@ -18,6 +18,9 @@ use crate::{
 pub struct Grant {
     /// The key's id; `None` for a token that names no key.
     pub key: Option<KeyId>,
+    /// Under whose id rules of `Scope::Key` count: that of the first key of a line of rotations; `key` when
+    /// absent.
+    pub counts_as: Option<KeyId>,
     /// Live or test.
     pub environment: Environment,
     /// What the bearer may do.
@@ -34,6 +37,7 @@ impl From<&KeyRecord> for Grant {
     fn from(record: &KeyRecord) -> Self {
         Self {
             key: Some(record.id.clone()),
+            counts_as: record.counts_as.clone(),
             environment: record.environment,
             scopes: record.scopes.clone(),
             allowed_networks: record.allowed_networks.clone(),
@@ -75,7 +79,7 @@ impl Identity {
         let owner = Owner {
             tenant: tenant.id().clone(),
             environment: grant.environment,
-            key: grant.key.clone(),
+            key: grant.counts_as.as_ref().or(grant.key.as_ref()).cloned(),
             billing_anchor: tenant.record().billing_anchor,
         };
         let limits = Arc::new(LimitSet::new(owner, rules));

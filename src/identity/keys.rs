@@ -244,6 +244,7 @@ impl Keys {
 
     /// Makes a successor of a key, alike in everything, and lets the old one work for `overlap` longer. The
     /// old key's own expiry is never put off. A key that expires gets a successor of the same whole life.
+    /// Both count as one key: a rotation doubles no quota.
     ///
     /// # Errors
     ///
@@ -263,6 +264,7 @@ impl Keys {
         let key = self.format.generate(old.environment)?;
         let digest = self.hasher.digest(key.expose());
         let mut record = KeyRecord::clone(&old);
+        record.counts_as = Some(old.counts_as.clone().unwrap_or_else(|| old.id.clone()));
         record.id = random_id()?;
         record.shown = key.shown();
         record.created_at = now;

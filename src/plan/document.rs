@@ -15,6 +15,7 @@ use crate::{error::ConfigError, id::PlanName, limit::Rule};
 ///   "plans": [
 ///     {
 ///       "name": "pro",
+///       "rules": [{ "kind": "rate", "limit": 100, "per": "second" }],
 ///       "features": ["export"],
 ///       "allowances": { "seats": 5 },
 ///       "apis": ["chat"],

@@ -5,7 +5,7 @@ use tollgate::{
     clock::Timestamp,
     id::KeyId,
     identity::{Keys, KeysError, NewKey, Tenants, TenantsError},
-    limit::{Quota, Rate},
+    limit::{Cost, LimitCall, LimitStore, MemoryLimits, Quota, Rate, Scope, ScopeValues},
     tenant::{AccessState, TenantRecord, TenantStore, TenantStoreError},
 };
 
@@ -159,6 +159,28 @@ async fn a_rotated_key_and_its_successor_overlap() {
         AuthRefusal::Expired
     );
     far.ask(new.key.expose()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rotation_doubles_no_quota_of_the_key() {
+    let far = far();
+    let quota = Quota::daily(3).scope(Scope::Key);
+    let new = NewKey::for_tenant("acme").plan("free").limits([quota]);
+    let first = far.admin.issue(new.clone()).await.unwrap();
+    let other = far.admin.issue(new).await.unwrap();
+    let overlap = Duration::from_secs(60);
+    let second = far.admin.rotate(&first.record.id, overlap).await.unwrap();
+    let third = far.admin.rotate(&second.record.id, overlap).await.unwrap();
+    let limits = MemoryLimits::default();
+    let mut passed = Vec::new();
+    for issued in [&first, &second, &third, &first, &second, &other] {
+        let identity = far.ask(issued.key.expose()).await.unwrap();
+        let (scopes, cost) = (ScopeValues::default(), Cost::default());
+        let call = LimitCall::new(identity.limits(), &scopes, &cost, far.now());
+        let decision = limits.try_decide(&call).unwrap().unwrap();
+        passed.push(decision.is_admitted());
+    }
+    assert_eq!(passed, [true, true, true, false, false, true]);
 }
 
 #[tokio::test]

@@ -1,14 +1,17 @@
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tollgate::{
     auth::{AuthRefusal, KeyHasher, KeyStore},
-    clock::Clock,
+    clock::{Clock, Timestamp},
     identity::{CacheSettings, NewKey, Tenants},
     plan::Plan,
     tenant::AccessState,
 };
 
-use super::fake::{Mood, far, far_with, plan, tenant};
+use super::fake::{Mood, answer, far, far_with, near, plan, tenant};
 
 #[tokio::test]
 async fn a_revoked_key_is_refused_by_the_next_request() {
@@ -308,5 +311,125 @@ async fn a_key_whose_tenant_does_not_exist_works_when_the_tenant_does() {
         .await
         .unwrap();
     assert_eq!(far.ask(&key).await.unwrap().tenant().id().as_str(), "late");
-    assert!(far.clock.now() == far.now());
+}
+
+/// A request that begins after `revoke` has returned is never served, whatever was under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_that_begins_after_a_revocation_is_served() {
+    let far = Arc::new(far());
+    let near = Arc::new(near());
+    let auths = [far.auth.clone(), near.auth.clone()];
+    for (auth, admin) in auths
+        .into_iter()
+        .zip([far.admin.clone(), near.admin.clone()])
+    {
+        for _ in 0..200 {
+            let new = NewKey::for_tenant("acme").plan("free");
+            let issued = admin.issue(new).await.unwrap();
+            let key: Arc<str> = issued.key.expose().into();
+            let revoked = Arc::new(AtomicBool::new(false));
+            let requests: Vec<_> = (0..3)
+                .map(|_| {
+                    let (auth, key) = (auth.clone(), Arc::clone(&key));
+                    let (revoked, now) = (Arc::clone(&revoked), far.now());
+                    tokio::spawn(async move {
+                        let mut n_refused = 0;
+                        while n_refused < 3 {
+                            let begins_after = revoked.load(Ordering::SeqCst);
+                            let result = answer(&auth, &key, now).await;
+                            assert!(
+                                !begins_after || result.is_err(),
+                                "served after the revocation"
+                            );
+                            n_refused += u32::from(result.is_err());
+                            tokio::task::yield_now().await;
+                        }
+                    })
+                })
+                .collect();
+            tokio::task::yield_now().await;
+            admin.revoke(&issued.record.id).await.unwrap();
+            revoked.store(true, Ordering::SeqCst);
+            for request in requests {
+                request.await.unwrap();
+            }
+        }
+    }
+}
+
+/// The store has read the old record when the key is revoked, in the midst of its answer.
+#[tokio::test]
+async fn an_answer_at_once_that_was_overtaken_by_a_revocation_is_not_kept() {
+    let near = near();
+    let new = NewKey::for_tenant("acme").plan("free");
+    let issued = near.admin.issue(new).await.unwrap();
+    let key = issued.key.expose();
+    let (keys, id) = (Arc::clone(&near.keys), issued.record.id.clone());
+    *near.keys.before_answer.lock().unwrap() = Some(Box::new(move || {
+        let revoking = async { keys.store.revoke(&id, Timestamp::MAX).await };
+        run_at_once(revoking).unwrap();
+    }));
+    let overtaken = answer(&near.auth, key, near.clock.now()).await;
+    assert_eq!(overtaken.unwrap_err(), AuthRefusal::Revoked, "asked again");
+    assert_eq!(near.auth.n_cached().0, 0);
+    let after = answer(&near.auth, key, near.clock.now()).await;
+    assert_eq!(after.unwrap_err(), AuthRefusal::Revoked);
+}
+
+/// Runs a future that never waits.
+fn run_at_once<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match future.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(output) => output,
+        std::task::Poll::Pending => panic!("the future waits"),
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_announced_as_changed_is_not_served_stale_while_its_store_fails() {
+    let far = far();
+    let key = far.issue().await;
+    far.ask(&key).await.unwrap();
+    let tenants = Tenants::new(Arc::clone(&far.tenants) as _, far.catalog.clone());
+    let acme = tenant("acme");
+    tenants
+        .set_access(&acme, AccessState::Closed)
+        .await
+        .unwrap();
+    far.tenants.behaviour.becomes(Mood::Fail);
+    assert_eq!(
+        far.ask(&key).await.unwrap_err(),
+        AuthRefusal::StoreUnavailable
+    );
+    far.tenants.behaviour.becomes(Mood::Answer);
+    assert_eq!(
+        far.ask(&key).await.unwrap().tenant().access(),
+        AccessState::Closed
+    );
+}
+
+#[tokio::test]
+async fn a_replica_that_lags_behind_what_is_known_takes_nothing_back() {
+    let far = far();
+    let key = far.issue().await;
+    far.keys.freeze(&KeyHasher::sha256().digest(&key)).await;
+    far.keys.fall_silent();
+    let successor = far.id_of(&key).await;
+    far.admin
+        .rotate(&successor, std::time::Duration::from_secs(40))
+        .await
+        .unwrap();
+    let known = far.ask(&key).await.unwrap();
+    assert!(known.expires_at().is_some());
+    far.keys.behaviour.becomes(Mood::Lag);
+    far.advance(15);
+    let later = far.ask(&key).await.unwrap();
+    assert_eq!(
+        later.expires_at(),
+        known.expires_at(),
+        "the old record knows no expiry"
+    );
+    far.advance(25);
+    assert_eq!(far.ask(&key).await.unwrap_err(), AuthRefusal::Expired);
 }

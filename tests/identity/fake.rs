@@ -376,3 +376,101 @@ pub(crate) fn plan(name: &str) -> PlanName {
 pub(crate) fn tenant(name: &str) -> TenantId {
     TenantId::new(name).unwrap()
 }
+
+/// Keys in memory that answer at once; something can be made to happen between reading and answering.
+pub(crate) struct NearKeys {
+    pub(crate) store: MemoryKeyStore,
+    pub(crate) before_answer: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl std::fmt::Debug for NearKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NearKeys").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl KeyStore for NearKeys {
+    fn find_now(&self, digest: &KeyDigest) -> Option<Option<Arc<KeyRecord>>> {
+        let found = self.store.find_now(digest);
+        let happens = self.before_answer.lock().unwrap().take();
+        if let Some(happens) = happens {
+            happens();
+        }
+        found
+    }
+
+    async fn find(&self, digest: &KeyDigest) -> Result<Option<Arc<KeyRecord>>, KeyStoreError> {
+        self.store.find(digest).await
+    }
+
+    async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, KeyStoreError> {
+        self.store.find_by_id(id).await
+    }
+
+    async fn list(&self, tenant: &TenantId) -> Result<Vec<Arc<KeyRecord>>, KeyStoreError> {
+        self.store.list(tenant).await
+    }
+
+    async fn create(
+        &self,
+        digest: KeyDigest,
+        record: KeyRecord,
+    ) -> Result<Arc<KeyRecord>, KeyStoreError> {
+        self.store.create(digest, record).await
+    }
+
+    async fn rotate(
+        &self,
+        old: &KeyId,
+        old_expires_at: Timestamp,
+        digest: KeyDigest,
+        record: KeyRecord,
+        now: Timestamp,
+    ) -> Result<Arc<KeyRecord>, KeyStoreError> {
+        self.store
+            .rotate(old, old_expires_at, digest, record, now)
+            .await
+    }
+
+    async fn revoke(&self, id: &KeyId, at: Timestamp) -> Result<Arc<KeyRecord>, KeyStoreError> {
+        self.store.revoke(id, at).await
+    }
+
+    fn subscribe(&self, listener: Weak<dyn KeyListener>) {
+        self.store.subscribe(listener);
+    }
+}
+
+/// Everything that one process holds, with stores in memory.
+pub(crate) struct Near {
+    pub(crate) keys: Arc<NearKeys>,
+    pub(crate) clock: ManualClock,
+    pub(crate) admin: Keys,
+    pub(crate) auth: KeyAuthenticator,
+}
+
+pub(crate) fn near() -> Near {
+    let keys = Arc::new(NearKeys {
+        store: MemoryKeyStore::new(),
+        before_answer: Mutex::default(),
+    });
+    let tenants: Arc<dyn TenantStore> = Arc::new(MemoryTenantStore::new());
+    let key_store = || Arc::clone(&keys) as Arc<dyn KeyStore>;
+    let clock = ManualClock::default();
+    let admin = Keys::new(
+        key_store(),
+        Arc::clone(&tenants),
+        catalog(),
+        Arc::new(clock.clone()),
+    );
+    let auth = KeyAuthenticator::builder(key_store(), tenants, catalog())
+        .build()
+        .unwrap();
+    Near {
+        keys,
+        clock,
+        admin,
+        auth,
+    }
+}
