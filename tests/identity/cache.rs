@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tollgate::{
-    auth::{AuthRefusal, KeyHasher, Pepper},
+    auth::{AuthRefusal, KeyFormat, KeyHasher, Pepper},
     clock::{Clock, ManualClock},
     id::Environment,
     identity::{Attempt, CacheSettings, KeyAuthenticator, Keys, NewKey},
@@ -313,28 +313,58 @@ async fn expiry_is_checked_on_every_hit() {
 }
 
 #[tokio::test]
-async fn a_key_of_another_environment_is_refused_by_its_text_and_by_its_record() {
-    let (keys, tenants) = memory_stores();
-    let clock = ManualClock::default();
-    let admin = Keys::new(
-        Arc::clone(&keys) as _,
-        Arc::clone(&tenants) as _,
-        catalog(),
-        Arc::new(clock.clone()),
-    );
-    let builder = KeyAuthenticator::builder(keys, tenants, catalog());
-    let auth = builder.only(Environment::Live).build().unwrap();
+async fn a_key_of_another_environment_is_refused_by_its_text_or_else_by_its_record() {
+    let far = far();
+    let only = |format: KeyFormat| {
+        let (keys, tenants) = (Arc::clone(&far.keys), Arc::clone(&far.tenants));
+        let builder = KeyAuthenticator::builder(keys, tenants, catalog());
+        builder
+            .format(format)
+            .only(Environment::Live)
+            .build()
+            .unwrap()
+    };
     let new = NewKey::for_tenant("acme").plan("free");
-    let test = admin
-        .issue(new.clone().environment(Environment::Test))
-        .await
-        .unwrap();
-    let refusal = answer(&auth, test.key.expose(), clock.now())
-        .await
-        .unwrap_err();
+    let live = far.issue_as(new.clone()).await;
+    let test = far
+        .issue_as(new.clone().environment(Environment::Test))
+        .await;
+    let with_text = only(KeyFormat::default());
+    let refusal = answer(&with_text, &test, far.now()).await.unwrap_err();
     assert_eq!(refusal, AuthRefusal::WrongEnvironment);
-    let live = admin.issue(new).await.unwrap();
-    answer(&auth, live.key.expose(), clock.now()).await.unwrap();
+    assert_eq!(far.keys.behaviour.n_asked(), 0, "the text tells");
+    answer(&with_text, &live, far.now()).await.unwrap();
+    // Keys of this form do not tell their environment.
+    let without_text = only(KeyFormat::opaque());
+    let refusal = answer(&without_text, &test, far.now()).await.unwrap_err();
+    assert_eq!(refusal, AuthRefusal::WrongEnvironment);
+    answer(&without_text, &live, far.now()).await.unwrap();
+}
+
+#[tokio::test]
+async fn many_keys_of_one_tenant_ask_for_the_tenant_once() {
+    let far = Arc::new(far());
+    let mut keys = Vec::new();
+    for _ in 0..20 {
+        keys.push(far.issue().await);
+    }
+    far.tenants.behaviour.becomes(Mood::WaitAfterReading);
+    let requests: Vec<_> = keys
+        .into_iter()
+        .map(|key| {
+            let far = Arc::clone(&far);
+            tokio::spawn(async move { far.ask(&key).await })
+        })
+        .collect();
+    far.keys.behaviour.asked(20).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    far.tenants.behaviour.permits.add_permits(20);
+    for request in requests {
+        request.await.unwrap().unwrap();
+    }
+    assert_eq!(far.tenants.behaviour.n_asked(), 1);
 }
 
 #[tokio::test]

@@ -127,20 +127,27 @@ async fn when_announcements_may_have_been_missed_everything_is_asked_again() {
 #[tokio::test]
 async fn a_key_probed_before_it_was_issued_works_at_once() {
     let far = far();
-    let record = {
-        let key = far.issue().await;
-        far.keys
-            .find_by_id(&far.id_of(&key).await)
-            .await
-            .unwrap()
-            .unwrap()
-    };
     let imported = super::fake::invented();
     assert_eq!(far.ask(&imported).await.unwrap_err(), AuthRefusal::Unknown);
-    let mut record = (*record).clone();
-    record.id = "key_imported".try_into().unwrap();
-    let digest = KeyHasher::sha256().digest(&imported);
-    far.keys.create(digest, record).await.unwrap();
+    far.import(&imported, "acme").await;
+    far.ask(&imported).await.unwrap();
+}
+
+/// The store has been asked and knows no such key when the key is issued; that must not be remembered.
+#[tokio::test]
+async fn a_probe_that_began_before_a_key_was_issued_is_not_kept_after_it() {
+    let far = Arc::new(far());
+    let imported = super::fake::invented();
+    far.keys.behaviour.becomes(Mood::WaitAfterReading);
+    let probe = {
+        let (far, key) = (Arc::clone(&far), imported.clone());
+        tokio::spawn(async move { far.ask(&key).await })
+    };
+    far.keys.behaviour.asked(1).await;
+    far.import(&imported, "acme").await;
+    far.keys.behaviour.permits.add_permits(1);
+    assert_eq!(probe.await.unwrap().unwrap_err(), AuthRefusal::Unknown);
+    far.keys.behaviour.becomes(Mood::Answer);
     far.ask(&imported).await.unwrap();
 }
 
@@ -293,24 +300,64 @@ async fn tenants_that_call_at_the_same_time_never_cross() {
 
 #[tokio::test]
 async fn a_key_whose_tenant_does_not_exist_works_when_the_tenant_does() {
-    use tollgate::{
-        auth::KeyRecord,
-        tenant::{TenantRecord, TenantStore},
-    };
     let far = far();
     let key = super::fake::invented();
-    let id = "key_early".try_into().unwrap();
-    let record = KeyRecord::new(id, tenant("late"), "tg_live_…".into(), far.now().wall());
-    far.keys
-        .create(KeyHasher::sha256().digest(&key), record)
-        .await
-        .unwrap();
+    far.import_key(&key, "late").await;
     assert_eq!(far.ask(&key).await.unwrap_err(), AuthRefusal::TenantUnknown);
-    far.tenants
-        .create(TenantRecord::new(tenant("late"), plan("free")))
-        .await
-        .unwrap();
+    far.create_tenant("late").await;
     assert_eq!(far.ask(&key).await.unwrap().tenant().id().as_str(), "late");
+}
+
+/// A request that begins after `set_access` has returned sees what it set, whatever was under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_that_begins_after_a_change_of_its_tenant_sees_the_old_one() {
+    let far = Arc::new(far_with(CacheSettings::new().capacity(4)));
+    let tenants = Tenants::new(Arc::clone(&far.tenants) as _, far.catalog.clone());
+    let mut keys = Vec::new();
+    for _ in 0..16 {
+        keys.push(far.issue().await);
+    }
+    let keys = Arc::new(keys);
+    for _ in 0..100 {
+        let acme = tenant("acme");
+        tenants
+            .set_access(&acme, AccessState::Active)
+            .await
+            .unwrap();
+        let suspended = Arc::new(AtomicBool::new(false));
+        let requests: Vec<_> = (0..3)
+            .map(|task| {
+                let (far, keys) = (Arc::clone(&far), Arc::clone(&keys));
+                let suspended = Arc::clone(&suspended);
+                tokio::spawn(async move {
+                    let mut n_seen = 0;
+                    for n in 0.. {
+                        let begins_after = suspended.load(Ordering::SeqCst);
+                        let identity = far.ask(&keys[(n + task) % keys.len()]).await.unwrap();
+                        let sees_it = identity.tenant().access() == AccessState::Suspended;
+                        assert!(
+                            !begins_after || sees_it,
+                            "saw the old state after the change"
+                        );
+                        n_seen += u32::from(begins_after);
+                        if n_seen == 3 {
+                            break;
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        tenants
+            .set_access(&acme, AccessState::Suspended)
+            .await
+            .unwrap();
+        suspended.store(true, Ordering::SeqCst);
+        for request in requests {
+            request.await.unwrap();
+        }
+    }
 }
 
 /// A request that begins after `revoke` has returned is never served, whatever was under way.

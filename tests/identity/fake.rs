@@ -13,8 +13,8 @@ use http::Request;
 use tokio::sync::Semaphore;
 use tollgate::{
     auth::{
-        AuthRefusal, Extractor, KeyDigest, KeyFormat, KeyHasher, KeyListener, KeyRecord, KeyStore,
-        KeyStoreError, MemoryKeyStore,
+        ApiKey, AuthRefusal, Extractor, KeyDigest, KeyFormat, KeyHasher, KeyListener, KeyRecord,
+        KeyStore, KeyStoreError, MemoryKeyStore,
     },
     clock::{Clock, ManualClock, Now, Timestamp},
     head::RequestHead,
@@ -314,6 +314,25 @@ impl Far {
         let issued = self.admin.issue(new).await.unwrap();
         self.tenants.behaviour.n_asked.store(0, Ordering::SeqCst);
         issued.key.expose().to_owned()
+    }
+
+    /// Adds a key that exists already, and its tenant on plan `free`.
+    pub(crate) async fn import(&self, key: &str, owner: &str) {
+        self.create_tenant(owner).await;
+        self.import_key(key, owner).await;
+    }
+
+    pub(crate) async fn import_key(&self, key: &str, owner: &str) {
+        let id = KeyId::new(format!("key_of_{owner}")).unwrap();
+        let shown = ApiKey::new(key).shown();
+        let record = KeyRecord::new(id, tenant(owner), shown, self.now().wall());
+        let digest = KeyHasher::sha256().digest(key);
+        self.keys.create(digest, record).await.unwrap();
+    }
+
+    pub(crate) async fn create_tenant(&self, name: &str) {
+        let record = TenantRecord::new(tenant(name), plan("free"));
+        self.tenants.create(record).await.unwrap();
     }
 
     pub(crate) async fn id_of(&self, key: &str) -> KeyId {
