@@ -1,11 +1,10 @@
 //! Instructions for each call, counted by valgrind: repeatable where a time on a busy machine is not.
 //!
-//! `cargo bench --bench instructions` runs every case twice under `valgrind --tool=callgrind`, with few and
-//! with many calls, and prints the difference for one call; `-- CASE..` only the cases that are named. To see
-//! where the instructions go:
+//! `cargo bench --bench instructions` runs every case under `valgrind --tool=callgrind` and prints what one call
+//! of it takes; `-- CASE..` only the cases that are named. To see where the instructions go:
 //!
 //! ```text
-//! valgrind --tool=callgrind target/release/deps/instructions-.. CASE 10000
+//! valgrind --tool=callgrind --toggle-collect='*measured*' target/release/deps/instructions-.. CASE 10000
 //! callgrind_annotate callgrind.out.*
 //! ```
 //!
@@ -24,8 +23,8 @@ use tollgate::{
     limit::HeaderStyle,
 };
 
-const FEW: u64 = 2_000;
-const MANY: u64 = 12_000;
+const CALLS: u64 = 10_000;
+const WARM_UP: u64 = 1_000;
 
 /// What a case measures, by name.
 type Case = (&'static str, fn(u64));
@@ -46,9 +45,21 @@ const CASES: [Case; 9] = [
     }),
 ];
 
+/// The function whose instructions are counted.
+#[inline(never)]
+fn measured(n: u64, call: &mut dyn FnMut(u64)) {
+    (0..n).for_each(call);
+}
+
+/// Measures what is left when everything is in the caches.
+fn warm(n: u64, mut call: impl FnMut(u64)) {
+    (0..WARM_UP).for_each(&mut call);
+    measured(n, &mut call);
+}
+
 fn clock(n: u64) {
     let clock = SystemClock::new();
-    (0..n).for_each(|_| {
+    warm(n, |_| {
         black_box(clock.now());
     });
 }
@@ -56,25 +67,27 @@ fn clock(n: u64) {
 fn digest(n: u64) {
     let hasher = KeyHasher::sha256();
     let key = "tg_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ3d9ffH";
-    (0..n).for_each(|_| {
+    warm(n, |_| {
         black_box(hasher.digest(black_box(key)));
     });
 }
 
 fn governor(n: u64) {
     let (names, limiter) = (common::names(1), common::governor_limiter());
-    (0..n).for_each(|_| assert!(black_box(limiter.check_key(&names[0])).is_ok()));
+    warm(n, |_| {
+        assert!(black_box(limiter.check_key(&names[0])).is_ok())
+    });
 }
 
 fn limiter(n: u64, n_rules: usize) {
     let rules = [common::rate(), common::quota()].into_iter().take(n_rules);
     let limits = Limits::new(&common::names(1), rules);
-    (0..n).for_each(|_| limits.check(0));
+    warm(n, |_| limits.check(0));
 }
 
 fn bare(n: u64) {
     let (mut service, key) = (common::bare(), common::names(1).remove(0));
-    (0..n).for_each(|_| common::call(&mut service, &key));
+    warm(n, |_| common::call(&mut service, &key));
 }
 
 /// The calls wait in the recorder's queue: its task does not run.
@@ -85,21 +98,22 @@ where
     let runtime = common::runtime();
     let _inside = runtime.enter();
     let mut guarded = make();
-    (0..n).for_each(|i| guarded.call(i));
-    assert_eq!(guarded.recorder.counters().queued, n);
+    warm(n, |i| guarded.call(i));
+    assert_eq!(guarded.recorder.counters().queued, WARM_UP + n);
 }
 
-/// Instructions of a whole run of this program with these arguments.
-fn count(case: &str, n: u64) -> Result<u64, Box<dyn Error>> {
+/// Instructions for each call of a case.
+fn count(case: &str) -> Result<u64, Box<dyn Error>> {
     let run = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg("--toggle-collect=*measured*")
         .arg(env::current_exe()?)
-        .args([case, &n.to_string()])
+        .args([case, &CALLS.to_string()])
         .output()?;
     let text = String::from_utf8_lossy(&run.stderr);
     let collected = text.lines().find_map(|line| line.split_once("Collected :"));
     match collected {
-        Some((_, count)) if run.status.success() => Ok(count.trim().parse()?),
+        Some((_, count)) if run.status.success() => Ok(count.trim().parse::<u64>()? / CALLS),
         _ => Err(format!("valgrind failed: {text}").into()),
     }
 }
@@ -120,8 +134,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("| case | instructions for each call |\n|---|---|");
     for (case, _) in CASES {
         if arguments.is_empty() || arguments.iter().any(|it| it == case) {
-            let each = (count(case, MANY)? - count(case, FEW)?) / (MANY - FEW);
-            println!("| {case} | {each} |");
+            println!("| {case} | {} |", count(case)?);
         }
     }
     Ok(())
