@@ -14,7 +14,7 @@ use hyper_util::{
 };
 use tollgate::{
     Tollgate,
-    auth::PeerAddress,
+    head::PeerAddress,
     identity::{Identity, NewKey},
     limit::{Concurrency, Rate},
     meter::Meter,

@@ -40,7 +40,6 @@
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},
-    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -92,9 +91,8 @@ impl TrustInbound for TrustNobody {
 
 /// Trusts connections from these networks, such as those of a load balancer.
 ///
-/// The address is that of the connection: a [`SocketAddr`] or axum's `ConnectInfo<SocketAddr>` in the request
-/// extensions (the latter under the `axum` feature). A request without one is not trusted. An IPv4 address
-/// mapped into IPv6 counts as IPv4.
+/// The address is that of the connection ([`RequestHead::peer`]). A request without one is not trusted. An IPv4
+/// address mapped into IPv6 counts as IPv4.
 #[derive(Clone, Debug)]
 pub struct TrustPeers {
     networks: Box<[IpNet]>,
@@ -112,24 +110,12 @@ impl TrustPeers {
 
 impl TrustInbound for TrustPeers {
     fn trusts(&self, head: &RequestHead<'_>) -> bool {
-        peer(head).is_some_and(|address| {
-            let address = address.to_canonical();
+        head.peer().is_some_and(|address| {
             self.networks
                 .iter()
                 .any(|network| network.contains(&address))
         })
     }
-}
-
-fn peer(head: &RequestHead<'_>) -> Option<IpAddr> {
-    #[cfg(feature = "axum")]
-    if let Some(info) = head
-        .extensions()
-        .get::<axum::extract::ConnectInfo<SocketAddr>>()
-    {
-        return Some(info.0.ip());
-    }
-    head.extensions().get().map(SocketAddr::ip)
 }
 
 /// Gives every request an id; see the [module's page](self).

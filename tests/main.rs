@@ -4,6 +4,7 @@ mod auth;
 mod common;
 mod conformance;
 mod errors;
+mod gate;
 mod identity;
 mod limit;
 mod limit_layer;

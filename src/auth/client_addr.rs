@@ -40,15 +40,7 @@ impl<T: ClientAddr + ?Sized> ClientAddr for Arc<T> {
     }
 }
 
-/// The request extension that tells the address of the connection's other end, for servers other than axum's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "a newtype that servers construct"
-)]
-pub struct PeerAddress(pub SocketAddr);
-
-/// The address of the connection's other end, from a [`PeerAddress`] extension or, with the `axum` feature,
+/// The address of the connection's other end, from a [`PeerAddress`](crate::head::PeerAddress) extension or, with the `axum` feature,
 /// from `axum::extract::ConnectInfo<SocketAddr>` (`into_make_service_with_connect_info`).
 ///
 /// Right when clients connect directly; behind a proxy every client has the proxy's address, see
@@ -59,19 +51,8 @@ pub struct PeerAddr;
 
 impl ClientAddr for PeerAddr {
     fn client_addr(&self, head: &RequestHead<'_>) -> Option<IpAddr> {
-        peer(head)
+        head.peer()
     }
-}
-
-fn peer(head: &RequestHead<'_>) -> Option<IpAddr> {
-    let own = head.extensions().get::<PeerAddress>().map(|peer| peer.0);
-    #[cfg(feature = "axum")]
-    let own = own.or_else(|| {
-        head.extensions()
-            .get::<axum::extract::ConnectInfo<SocketAddr>>()
-            .map(|info| info.0)
-    });
-    own.map(|address| address.ip().to_canonical())
 }
 
 /// The client's address as trusted proxies tell it in `X-Forwarded-For`.
@@ -120,7 +101,7 @@ impl TrustedProxies {
 
 impl ClientAddr for TrustedProxies {
     fn client_addr(&self, head: &RequestHead<'_>) -> Option<IpAddr> {
-        let peer = peer(head)?;
+        let peer = head.peer()?;
         let mut client = peer;
         let lines = head.headers().get_all(X_FORWARDED_FOR);
         let mut hops = lines

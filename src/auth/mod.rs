@@ -74,7 +74,7 @@ mod store;
 
 pub use self::{
     challenge::Challenge,
-    client_addr::{ClientAddr, PeerAddr, PeerAddress, TrustedProxies, network_key},
+    client_addr::{ClientAddr, PeerAddr, TrustedProxies, network_key},
     digest::KeyDigest,
     document::KeyDocument,
     event::{AuthEvent, AuthEventSink, LogAuthEvents},

@@ -22,6 +22,7 @@
 mod key_store;
 mod limit_model;
 mod limit_store;
+mod model_count;
 mod tenant_store;
 
 pub use self::{

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::body::ResponseBody;
 
-type Decide = Pin<Box<dyn Future<Output = Result<Decision, LimitStoreError>> + Send>>;
+pub(super) type Decide = Pin<Box<dyn Future<Output = Result<Decision, LimitStoreError>> + Send>>;
 
 pin_project! {
     /// The response of [`Limit`](super::Limit).
@@ -40,8 +40,9 @@ pin_project! {
     enum State<S, ReqB, B, F> {
         Passed { #[pin] future: F },
         Called { #[pin] future: F, settings: Arc<Settings>, pending: Option<Pending> },
-        Deciding { #[pin] decide: Timeout<Decide>, settings: Arc<Settings>, waiting: Option<Waiting<S, ReqB>> },
-        Refused { response: Option<Response<LimitBody<B>>> },
+        // Boxed: a decision that needs a trip is boxed itself, and the others need not carry the room for it.
+        Deciding { waiting: Option<Box<Waiting<S, ReqB>>> },
+        Refused { response: Option<Box<Response<LimitBody<B>>>> },
     }
 }
 
@@ -50,10 +51,13 @@ struct Pending {
     degraded: Option<LimitDegraded>,
 }
 
-struct Waiting<S, ReqB> {
-    question: Question,
-    request: Request<ReqB>,
-    inner: S,
+/// A call whose decision is on its way, and the service that was polled ready for it.
+pub(super) struct Waiting<S, ReqB> {
+    pub(super) decide: Pin<Box<Timeout<Decide>>>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) question: Question,
+    pub(super) request: Request<ReqB>,
+    pub(super) inner: S,
 }
 
 impl<S: Service<Request<ReqB>>, ReqB, B> ResponseFuture<S, ReqB, B> {
@@ -78,32 +82,17 @@ impl<S: Service<Request<ReqB>>, ReqB, B> ResponseFuture<S, ReqB, B> {
         }
     }
 
-    pub(super) const fn deciding(
-        decide: Timeout<Decide>,
-        settings: Arc<Settings>,
-        question: Question,
-        request: Request<ReqB>,
-        inner: S,
-    ) -> Self {
-        let waiting = Some(Waiting {
-            question,
-            request,
-            inner,
-        });
+    pub(super) fn deciding(waiting: Waiting<S, ReqB>) -> Self {
+        let waiting = Some(Box::new(waiting));
         Self {
-            state: State::Deciding {
-                decide,
-                settings,
-                waiting,
-            },
+            state: State::Deciding { waiting },
         }
     }
 
-    pub(super) const fn refused(response: Response<LimitBody<B>>) -> Self {
+    pub(super) fn refused(response: Response<LimitBody<B>>) -> Self {
+        let response = Some(Box::new(response));
         Self {
-            state: State::Refused {
-                response: Some(response),
-            },
+            state: State::Refused { response },
         }
     }
 }
@@ -148,22 +137,22 @@ where
                         }
                     }));
                 }
-                StateProjection::Deciding {
-                    decide,
-                    settings,
-                    waiting,
-                } => {
-                    let decision = ready!(decide.poll(cx));
-                    let settings = Arc::clone(settings);
+                StateProjection::Deciding { waiting } => {
                     // A future is not polled again after it was ready.
-                    let Some(Waiting {
+                    let Some(trip) = waiting else {
+                        return Poll::Pending;
+                    };
+                    let decision = ready!(trip.decide.as_mut().poll(cx));
+                    let Some(trip) = waiting.take() else {
+                        return Poll::Pending;
+                    };
+                    let Waiting {
+                        settings,
                         question,
                         request,
                         inner,
-                    }) = waiting.take()
-                    else {
-                        return Poll::Pending;
-                    };
+                        ..
+                    } = *trip;
                     let verdict = match decision {
                         Ok(Ok(decision)) => question.decided(&settings, decision),
                         Ok(Err(error)) => question.failed(&settings, &error),
@@ -177,7 +166,7 @@ where
                 StateProjection::Refused { response } => {
                     return response
                         .take()
-                        .map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
+                        .map_or(Poll::Pending, |response| Poll::Ready(Ok(*response)));
                 }
             };
             self.set(next);

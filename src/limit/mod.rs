@@ -94,6 +94,7 @@ mod set;
 mod sliding_window;
 mod store;
 mod subject;
+mod text;
 mod token_bucket;
 
 pub use self::{

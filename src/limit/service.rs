@@ -12,7 +12,7 @@ use super::{
     charge::{Charge, Ending, LimitBody},
     cost::Cost,
     decision::Decision,
-    future::ResponseFuture,
+    future::{ResponseFuture, Waiting},
     hook::{LimitDegraded, ThresholdEvent},
     layer::Settings,
     refusal,
@@ -108,13 +108,13 @@ where
                 let owned: OwnedLimitCall = call.to_owned();
                 let decide = Arc::clone(&self.settings.store).decide(owned);
                 let decide = tokio::time::timeout(self.settings.deadline, decide);
-                ResponseFuture::deciding(
-                    decide,
-                    Arc::clone(&self.settings),
+                ResponseFuture::deciding(Waiting {
+                    decide: Box::pin(decide),
+                    settings: Arc::clone(&self.settings),
                     question,
                     request,
                     inner,
-                )
+                })
             }
         }
     }

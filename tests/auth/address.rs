@@ -6,7 +6,8 @@ use std::{
 use axum::extract::ConnectInfo;
 use http::Request;
 use tollgate::{
-    auth::{ClientAddr, PeerAddr, PeerAddress, TrustedProxies, network_key},
+    auth::{ClientAddr, PeerAddr, TrustedProxies, network_key},
+    head::PeerAddress,
     head::RequestHead,
 };
 

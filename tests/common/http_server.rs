@@ -19,6 +19,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::timeout,
 };
+use tollgate::head::PeerAddress;
 use tower::{Service, ServiceExt};
 
 /// Long enough for a busy machine, short enough that a test which hangs says so.
@@ -39,7 +40,7 @@ impl Drop for Server {
     }
 }
 
-/// Serves HTTP/1.1 and HTTP/2 on a free port. Requests carry their peer's address as a `SocketAddr` and as
+/// Serves HTTP/1.1 and HTTP/2 on a free port. Requests carry their peer's address as a `PeerAddress` and as
 /// axum's `ConnectInfo`.
 pub(crate) async fn serve<S, B>(service: S) -> Server
 where
@@ -59,7 +60,7 @@ where
         let mut connections = JoinSet::new();
         while let Ok((stream, peer)) = listener.accept().await {
             let service = service.clone().map_request(move |mut request: Request<_>| {
-                request.extensions_mut().insert(peer);
+                request.extensions_mut().insert(PeerAddress(peer));
                 request.extensions_mut().insert(ConnectInfo(peer));
                 request
             });

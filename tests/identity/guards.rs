@@ -2,8 +2,9 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use tollgate::{
-    auth::{PeerAddress, TrustedProxies},
+    auth::TrustedProxies,
     error::ErrorCode,
+    head::PeerAddress,
     identity::{AuthLayer, IpAllowLayer, NewKey, PathSet, RequireFeature, RequireScope},
 };
 use tower::{Layer, ServiceBuilder};

@@ -12,6 +12,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tokio::sync::Semaphore;
 use tollgate::{
+    error::{ErrorCode, Problem},
     meter::{EventId, MeterLayer, Recorder, UsageEvent},
     sink::{MemorySink, SinkError, UsageSink, Verdict, Verdicts},
 };
@@ -476,4 +477,68 @@ async fn the_law_holds_in_every_snapshot_under_load() {
     );
     assert_eq!(sink.1.len() as u64, counters.acked);
     assert_eq!(sink.1.duplicates(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_counters_are_exported_as_metrics_with_bounded_labels() {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    let metrics = DebuggingRecorder::new();
+    let snapshots = metrics.snapshotter();
+    let _local = metrics::set_default_local_recorder(&metrics);
+    let sink = Scripted::new([Act::Fail, Act::Say(vec![REJECTED, Verdict::Accepted])]);
+    let recorder = Recorder::builder(sink)
+        .queue_capacity(2)
+        .build()
+        .expect("a recorder");
+    for _ in 0..3 {
+        one_call(&recorder).await;
+    }
+    let _open = open_call(&recorder).await;
+    let mut public = MeterLayer::new(recorder.clone()).layer(service_fn(|request: Request<()>| {
+        let problem = Problem::new(ErrorCode::MissingCredentials);
+        let response = problem.into_response::<Full<Bytes>>(request.method());
+        async { infallible(response) }
+    }));
+    drop(public.call(Request::new(())).await);
+    recorder.flush().await;
+    tokio::time::sleep(Duration::from_millis(150)).await;
+
+    let mut exported: Vec<(String, u64)> = snapshots
+        .snapshot()
+        .into_vec()
+        .into_iter()
+        .map(|(key, _, _, value)| {
+            let key = key.key();
+            let labels: Vec<_> = key
+                .labels()
+                .map(|label| format!("{}={}", label.key(), label.value()))
+                .collect();
+            let value = match value {
+                DebugValue::Counter(n) => n,
+                DebugValue::Gauge(n) => n.into_inner() as u64,
+                DebugValue::Histogram(_) => panic!("no histogram is exported"),
+            };
+            (format!("{}{{{}}}", key.name(), labels.join(",")), value)
+        })
+        .filter(|(_, value)| *value > 0)
+        .collect();
+    exported.sort();
+    let expected = [
+        ("tollgate_usage_acked_total{}", 1),
+        ("tollgate_usage_dead_lettered_total{}", 1),
+        ("tollgate_usage_dropped_total{reason=queue_full}", 1),
+        ("tollgate_usage_opened_total{}", 4),
+        ("tollgate_usage_open{}", 1),
+        ("tollgate_usage_retries_total{}", 1),
+        ("tollgate_usage_settled_total{}", 3),
+        (
+            "tollgate_usage_unidentified_total{status=4xx,reason=missing_credentials}",
+            1,
+        ),
+    ];
+    assert_eq!(
+        exported,
+        expected.map(|(name, value)| (name.to_owned(), value))
+    );
 }
