@@ -163,7 +163,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let gate = Tollgate::builder()
         .plans([Plan::new("free").rule(Rate::per_second(5))])
-        .key_store(Table::default())
+        .keys(Table::default())
         .build()?;
     let issued = gate
         .keys()

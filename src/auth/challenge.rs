@@ -102,6 +102,11 @@ impl Challenge {
         Ok(())
     }
 
+    /// The answer to whoever's account has ended.
+    pub(crate) fn account_closed(&self) -> Problem {
+        challenged(ErrorCode::AccountClosed, &self.missing)
+    }
+
     /// The answer to a refusal.
     ///
     /// | refusal | answer |

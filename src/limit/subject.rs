@@ -55,8 +55,12 @@ impl EveryCall {
 impl sealed::Sealed for EveryCall {}
 
 impl FindSubject for EveryCall {
-    fn subject(&self, _: &RequestHead<'_>) -> Subject {
-        Subject::Limited(Arc::clone(&self.0))
+    fn subject(&self, head: &RequestHead<'_>) -> Subject {
+        match head.extensions().get::<PublicPath>() {
+            // A health check or a preflight must not be refused because others call too much.
+            Some(PublicPath::Path | PublicPath::Preflight) => Subject::NotLimited,
+            _ => Subject::Limited(Arc::clone(&self.0)),
+        }
     }
 }
 
