@@ -361,9 +361,7 @@ impl Settings {
                 _ => continue,
             };
             if let Entry::Occupied(mut entry) = request.headers_mut().entry(name) {
-                entry
-                    .iter_mut()
-                    .for_each(|value| value.set_sensitive(true));
+                entry.iter_mut().for_each(|value| value.set_sensitive(true));
             }
         }
     }
