@@ -163,7 +163,7 @@ impl LimitLayer {
         rules: impl IntoIterator<Item = R>,
     ) -> Result<Self, ConfigError> {
         let find = EveryCall::new(
-            RuleSet::compile(rules)?,
+            RuleSet::compile(rules)?.of_origin("every"),
             TenantId::from_checked("every-call"),
         );
         Ok(Self {
@@ -183,7 +183,7 @@ impl LimitLayer {
     /// Counts each value of `hook` apart; a call for which it gives `None` is not counted.
     pub fn by<K: LimitKey>(self, hook: K) -> LimitLayer<ByKey<K>> {
         LimitLayer {
-            find: ByKey::new(self.find.rules(), hook),
+            find: ByKey::new(self.find.rules().of_origin("by"), hook),
             settings: self.settings,
         }
     }

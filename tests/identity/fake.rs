@@ -387,7 +387,7 @@ pub(crate) async fn answer(
 ) -> Result<Identity, AuthRefusal> {
     match attempt(auth, key, now) {
         Attempt::Done(result) => result,
-        Attempt::Lookup(lookup) => lookup.await,
+        Attempt::Lookup(lookup) | Attempt::Refresh(lookup) => lookup.await,
         other => panic!("not for this authenticator: {other:?}"),
     }
 }

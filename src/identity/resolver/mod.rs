@@ -175,17 +175,26 @@ impl Authenticate for KeyAuthenticator {
         }
         // A key digested under an older pepper is under another digest: any of them may be known.
         let mut unknown_yet = SmallVec::<[KeyDigest; 2]>::new();
+        let mut has_worked = false;
         for digest in inner.hasher.digests(key) {
             match inner.resolve_now(&digest, now) {
                 Some(Err(AuthRefusal::Unknown)) => {}
                 Some(result) => return Attempt::Done(result),
-                None => unknown_yet.push(digest),
+                None => {
+                    has_worked |= inner.cache.get(&digest).is_some();
+                    unknown_yet.push(digest);
+                }
             }
         }
         if unknown_yet.is_empty() {
             return Attempt::Done(Err(AuthRefusal::Unknown));
         }
-        Attempt::Lookup(Box::pin(Arc::clone(inner).look_up(unknown_yet, now)))
+        let trip = Box::pin(Arc::clone(inner).look_up(unknown_yet, now));
+        if has_worked {
+            Attempt::Refresh(trip)
+        } else {
+            Attempt::Lookup(trip)
+        }
     }
 }
 
