@@ -11,13 +11,14 @@ use axum::{
     routing::{get, post},
 };
 use tollgate::{
+    LimitLayer, MeterLayer,
     auth::{Extractor, KeyFormat, KeyHasher, KeySource, Pepper, TrustedProxies},
     clock::{Clock, ManualClock},
     head::RequestHead,
     id::{Environment, TenantId},
     identity::IssuedKey,
     limit::{HeaderStyle, MemoryLimits},
-    meter::{CallOutcome, UsageEvent},
+    meter::{CallOutcome, Recorder, UsageEvent},
     plan::PlanDocument,
     prelude::*,
     sink::MemorySink,
@@ -701,6 +702,84 @@ async fn counters_and_events_add_up_to_what_the_clients_saw_by_status() {
     assert_eq!(metered, seen);
     assert_eq!(seen.values().sum::<u64>(), 1_000);
     assert!(seen[&429] > 0 && seen[&401] == 200, "{seen:?}");
+}
+
+#[tokio::test]
+async fn an_identity_of_ones_own_is_limited_and_metered_in_a_hand_made_stack_and_in_front_of_a_gate()
+ {
+    let plan = Arc::new(
+        Plan::new("free")
+            .rule(Rate::per_minute(2))
+            .compile()
+            .unwrap(),
+    );
+    let identity = Identity::of_tenant(TenantId::new("ann").unwrap(), plan);
+    let own_auth = tower::util::MapRequestLayer::new(move |mut request: Request<Body>| {
+        request.extensions_mut().insert(identity.clone());
+        request
+    });
+    let statuses = async |app: Router| {
+        let mut statuses = Vec::new();
+        for _ in 0..3 {
+            let request = Request::get("/").body(Body::empty()).unwrap();
+            let response = app.clone().oneshot(request).await.unwrap();
+            statuses.push(response.status().as_u16());
+            drop(response.into_body());
+        }
+        statuses
+    };
+
+    let sink = Arc::new(MemorySink::new());
+    let recorder = Recorder::new(Arc::clone(&sink)).unwrap();
+    let app = Router::new()
+        .route("/", get(hello))
+        .layer(LimitLayer::by_identity(MemoryLimits::new()))
+        .layer(own_auth.clone())
+        .layer(MeterLayer::new(recorder.clone()));
+    assert_eq!(statuses(app).await, [200, 200, 429]);
+    recorder.flush().await;
+    assert_eq!(sink.len(), 3, "whoever finds the identity tells the meter");
+
+    for (accepted, expected) in [(true, [200, 200, 429]), (false, [401, 401, 401])] {
+        let sink = Arc::new(MemorySink::new());
+        let gate = Tollgate::builder()
+            .plans([Plan::new("free")])
+            .usage(Arc::clone(&sink))
+            .inserted_identity(accepted)
+            .build()
+            .unwrap();
+        let app = Router::new()
+            .route("/", get(hello))
+            .layer(gate.layer())
+            .layer(own_auth.clone());
+        assert_eq!(statuses(app).await, expected);
+        gate.usage().flush().await;
+        assert_eq!(sink.len(), if accepted { 3 } else { 0 });
+    }
+}
+
+#[tokio::test]
+async fn a_limit_on_one_route_tells_of_itself_beside_the_plan() {
+    let stand = stand(|builder| builder).await;
+    let own = LimitLayer::new(MemoryLimits::new(), [Rate::per_minute(1).named("export")]).unwrap();
+    let app = Router::new()
+        .route("/export", get(hello).route_layer(own))
+        .layer(stand.gate.layer());
+    let key = stand.issue(acme()).await.key;
+    let call = async || {
+        let request = Request::get("/export")
+            .header("x-api-key", key.expose())
+            .body(Body::empty());
+        app.clone().oneshot(request.unwrap()).await.unwrap()
+    };
+    for status in [200, 429] {
+        let response = call().await;
+        assert_eq!(response.status().as_u16(), status);
+        let fields = response.headers().get_all("ratelimit").iter();
+        let list: Vec<&str> = fields.map(|field| field.to_str().unwrap()).collect();
+        assert!(list[0].starts_with("\"export\";r=0"), "{list:?}");
+        assert!(list[1].starts_with("\"rate\";r="), "{list:?}");
+    }
 }
 
 #[tokio::test]

@@ -211,6 +211,12 @@ impl TollgateBuilder {
         self.auth(|layer| layer.failure_limit(limit))
     }
 
+    /// Takes an `Identity` that an outer layer of yours has put into the request's extensions as it is, without
+    /// a credential; off unless set. For authentication of your own in front of the gate.
+    pub fn inserted_identity(self, on: bool) -> Self {
+        self.auth(move |layer| layer.inserted_identity(on))
+    }
+
     /// Sets `X-Tenant-ID`, `X-Plan` and `X-Consumer-ID` on the request, for a proxy behind; off unless set.
     pub fn forward_headers(self, on: bool) -> Self {
         self.auth(move |layer| layer.forward_headers(on))

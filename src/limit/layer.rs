@@ -20,12 +20,13 @@ use super::{
     service::Limit,
     set::RuleSet,
     store::LimitStore,
-    subject::{ByIdentity, ByKey, EveryCall},
+    subject::{ByIdentity, ByKey, EveryCall, owner_name},
 };
 use crate::{
     auth::{ClientAddr, PeerAddr},
     clock::{Clock, SystemClock},
     error::ConfigError,
+    head::RequestHead,
     id::TenantId,
     route::{MatchedRoute, RouteOf},
 };
@@ -173,15 +174,33 @@ impl LimitLayer {
     }
 
     /// Names the count, so that two layers on one store do not share it. `every-call` unless set.
-    pub fn named(self, name: TenantId) -> Self {
+    pub fn named(self, name: impl AsRef<str>) -> Self {
         Self {
-            find: EveryCall::new(self.find.rules(), name),
+            find: EveryCall::new(self.find.rules(), owner_name(name.as_ref())),
             settings: self.settings,
         }
     }
 
-    /// Counts each value of `hook` apart; a call for which it gives `None` is not counted.
-    pub fn by<K: LimitKey>(self, hook: K) -> LimitLayer<ByKey<K>> {
+    /// Counts each value of `key` apart; a call for which it gives `None` is not counted.
+    ///
+    /// ```
+    /// use tollgate::limit::{LimitLayer, MemoryLimits, Rate};
+    ///
+    /// let layer = LimitLayer::new(MemoryLimits::new(), [Rate::per_minute(60)])?
+    ///     .by(|head| head.headers().get("x-team")?.to_str().ok().map(str::to_owned));
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::error::ConfigError>(())
+    /// ```
+    pub fn by<K, T>(self, key: K) -> LimitLayer<ByKey<K>>
+    where
+        K: Fn(&RequestHead<'_>) -> Option<T> + Send + Sync + 'static,
+        T: Into<Arc<str>>,
+    {
+        self.by_hook(key)
+    }
+
+    /// The same by a hook with a type of its own.
+    pub fn by_hook<K: LimitKey>(self, hook: K) -> LimitLayer<ByKey<K>> {
         LimitLayer {
             find: ByKey::new(self.find.rules().of_origin("by"), hook),
             settings: self.settings,

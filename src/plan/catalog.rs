@@ -85,6 +85,19 @@ impl PlanCatalog {
 
     fn swap(&self, plans: PlansByName) -> Result<(), ConfigError> {
         self.check_scopes(&plans)?;
+        let old = self.shared.plans.load();
+        let gone: Vec<&str> = old
+            .keys()
+            .filter(|name| !plans.contains_key(*name))
+            .map(PlanName::as_str)
+            .collect();
+        if !gone.is_empty() {
+            tracing::warn!(
+                target: "tollgate::plan",
+                ?gone,
+                "plans are no longer in the catalog: tenants that are still on them are answered 503"
+            );
+        }
         self.shared.plans.store(Arc::new(plans));
         // After the store: who sees the new number finds the new plans.
         self.shared.version.fetch_add(1, Ordering::Release);

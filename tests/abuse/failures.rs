@@ -34,11 +34,7 @@ async fn an_attacker_at_the_same_address_locks_out_no_key_that_works() {
     for address in SHARED {
         let keys = SlowKeys::new();
         let store = Arc::clone(&keys);
-        let stand = stand(|builder| {
-            builder
-                .keys(store)
-                .tenants(SlowTenants::default())
-        });
+        let stand = stand(|builder| builder.keys(store).tenants(SlowTenants::default()));
         let key = stand.issue("acme").await;
         let new_key = stand.issue("other").await;
         let service = stand.gate.layer().layer(service_fn(who));
