@@ -1,5 +1,6 @@
 //! Behaviour through the public API.
 
+mod abuse;
 mod auth;
 mod common;
 mod conformance;

@@ -16,8 +16,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Bounds the failed attempts of each client network, so that nobody can guess keys or flood the store with
 /// unknown ones.
 ///
-/// A token bucket for each IPv4 address or IPv6 /64: [`check`](Self::check) before a credential is looked up,
-/// [`record`](Self::record) after it failed. By default 30 failures per minute with a burst of 30, for the
+/// A token bucket for each IPv4 address or IPv6 /64: [`check`](Self::check) before a credential of which nothing
+/// is known is looked up, [`record`](Self::record) after it failed. A credential that is known to work is never
+/// to be held back by it: an attacker could lock out whoever shares his address. By default 30 failures per minute with a burst of 30, for the
 /// 65,536 networks seen last; memory is bounded by that number. Clients without a known address share one
 /// count. Attempts that run at the same time are checked before any of them is recorded, so a client can
 /// exceed the burst by as many as it has in flight.

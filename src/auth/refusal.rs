@@ -65,7 +65,7 @@ impl AuthRefusal {
     pub const fn counts_as_failure(&self) -> bool {
         matches!(
             self,
-            Self::Malformed | Self::Unknown | Self::Expired | Self::Revoked
+            Self::Malformed | Self::Unknown | Self::Expired | Self::Revoked | Self::TenantUnknown
         )
     }
 }

@@ -15,7 +15,8 @@ use crate::{
 /// # Contract
 ///
 /// - Neither blocks nor waits: what is known already is answered as [`Attempt::Done`], without a future and
-///   without an allocation; what needs a trip is answered as [`Attempt::Lookup`].
+///   without an allocation; what needs a trip is answered as [`Attempt::Lookup`], or as [`Attempt::Refresh`] when the credential has
+///   worked before. An attacker must not be able to bring about a `Refresh`: nothing bounds those.
 /// - [`Attempt::NotMine`] only where the credential's form shows that another authenticator must judge it,
 ///   never where it was judged and found wanting.
 /// - Expiry and revocation are checked on every call, also when the answer comes from a cache.
@@ -52,9 +53,12 @@ pub enum Attempt {
     Done(Result<Identity, AuthRefusal>),
     /// Decided by a trip to a store. Dropping the future gives the request up, and nothing else.
     Lookup(IdentityLookup),
+    /// As [`Lookup`](Self::Lookup), for a credential that worked when it was last looked up and must be looked
+    /// up again: the failures of others at its address do not hold it back.
+    Refresh(IdentityLookup),
 }
 
-/// The trip of [`Attempt::Lookup`].
+/// The trip of [`Attempt::Lookup`] and [`Attempt::Refresh`].
 pub type IdentityLookup = Pin<Box<dyn Future<Output = Result<Identity, AuthRefusal>> + Send>>;
 
 impl fmt::Debug for Attempt {
@@ -63,6 +67,7 @@ impl fmt::Debug for Attempt {
             Self::NotMine => f.write_str("NotMine"),
             Self::Done(result) => f.debug_tuple("Done").field(result).finish(),
             Self::Lookup(_) => f.write_str("Lookup(..)"),
+            Self::Refresh(_) => f.write_str("Refresh(..)"),
         }
     }
 }

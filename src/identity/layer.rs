@@ -1,6 +1,16 @@
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use http::{Request, header::AUTHORIZATION};
+use http::{
+    Request,
+    header::{AUTHORIZATION, Entry},
+};
 use metrics::Counter;
 use smallvec::{SmallVec, smallvec};
 use tower_layer::Layer;
@@ -23,9 +33,11 @@ use crate::{
 /// Lets only requests with a valid credential reach the service, and says who calls.
 ///
 /// 1. A public path or a CORS preflight passes without a credential, marked by [`PublicPath`].
-/// 2. An address from which too many attempts failed is answered 429 before any store is asked.
-/// 3. The credential is found ([`Extractor`]) and judged ([`Authenticate`]); the key's own allow list of
+/// 2. The credential is found ([`Extractor`]) and judged ([`Authenticate`]); the key's own allow list of
 ///    networks is compared with the client's address.
+/// 3. From an address with too many failed attempts, a credential that does not work, and one of which nothing
+///    is known without asking a store, is answered 429. One that is known to work passes: whoever shares an
+///    address with an attacker is locked out of nothing that already works.
 /// 4. A refusal is a problem document: 400 `ambiguous_credentials` or `mode_mismatch`, 401
 ///    `missing_credentials` or `invalid_credentials` (one answer for unknown, revoked, expired and malformed),
 ///    403 `ip_not_allowed`, 429 `too_many_failed_attempts`, 503 `auth_unavailable`. It is reported to the
@@ -42,7 +54,8 @@ use crate::{
 /// Behind a proxy, set [`client_addr`](Self::client_addr) to
 /// [`TrustedProxies`](crate::auth::TrustedProxies); else all clients share the proxy's address and with it the
 /// count of failed attempts. Without a known address they share one count too: serve axum with
-/// `into_make_service_with_connect_info`.
+/// `into_make_service_with_connect_info`. Whoever shares the count of somebody who guesses keys is answered 429
+/// for a key that this process has not seen work yet, where the key store is behind a trip.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct AuthLayer {
@@ -60,10 +73,12 @@ pub(super) struct Settings {
     extractor: Extractor,
     failures: Option<FailureLimit>,
     forward_headers: bool,
+    inserted: bool,
     keep_credential: bool,
     optional: bool,
     preflight: bool,
     public: PathSet,
+    told_of_no_address: Arc<AtomicBool>,
 }
 
 impl AuthLayer {
@@ -81,10 +96,12 @@ impl AuthLayer {
                 extractor: Extractor::default(),
                 failures: Some(FailureLimit::default()),
                 forward_headers: false,
+                inserted: false,
                 keep_credential: false,
                 optional: false,
                 preflight: false,
                 public: PathSet::default(),
+                told_of_no_address: Arc::default(),
             }),
         }
     }
@@ -137,6 +154,12 @@ impl AuthLayer {
         self.with(|settings| settings.forward_headers = on)
     }
 
+    /// Whether an [`Identity`] that an outer layer of yours has put into the request's extensions is taken as it
+    /// is, without a credential; off unless set. For authentication of your own in front of this layer.
+    pub fn inserted_identity(self, on: bool) -> Self {
+        self.with(|settings| settings.inserted = on)
+    }
+
     /// Whether the header or parameter that held the credential stays in the request; off unless set.
     pub fn keep_credential(self, on: bool) -> Self {
         self.with(|settings| settings.keep_credential = on)
@@ -155,7 +178,9 @@ impl AuthLayer {
         self.with(|settings| settings.preflight = on)
     }
 
-    /// Paths that pass without a credential. A credential that is sent there is neither judged nor removed.
+    /// Paths that pass without a credential. A credential that is sent there is neither judged nor removed, as
+    /// the service may have a use of its own for `Authorization`; a field that may hold one is marked as
+    /// sensitive, so that `Debug` does not show it.
     pub fn public(self, paths: PathSet) -> Self {
         self.with(|settings| settings.public = paths)
     }
@@ -197,6 +222,11 @@ impl Settings {
         if self.preflight && is_preflight(head) {
             return Verdict::Public(PublicPath::Preflight);
         }
+        if self.inserted
+            && let Some(identity) = head.extensions().get::<Identity>()
+        {
+            return Verdict::Known(identity.clone(), None);
+        }
         let mut caller = Caller {
             address: self.client_addr.client_addr(head),
             now: head
@@ -206,12 +236,6 @@ impl Settings {
             shown: None,
             source: None,
         };
-        if let Some(failures) = &self.failures
-            && let Err(retry_after) = failures.check(caller.address, caller.now)
-        {
-            let refusal = AuthRefusal::TooManyFailures { retry_after };
-            return Verdict::Refused(self.refuse(refusal, &caller));
-        }
         let credential = match self.extractor.extract(head) {
             Ok(credential) => credential,
             Err(refusal) => return Verdict::Refused(self.refuse(refusal, &caller)),
@@ -225,9 +249,16 @@ impl Settings {
         let result = match attempt {
             Some(Attempt::Done(Ok(identity))) => Ok(identity),
             Some(Attempt::Done(Err(refusal))) => Err(refusal),
-            Some(Attempt::Lookup(lookup)) => {
+            Some(Attempt::Refresh(lookup)) => {
                 caller.shown = credential.map(|credential| ShownKey::of(credential.value));
                 return Verdict::Lookup(lookup, caller);
+            }
+            Some(Attempt::Lookup(lookup)) => {
+                caller.shown = credential.map(|credential| ShownKey::of(credential.value));
+                return match self.check_failures(&caller) {
+                    Ok(()) => Verdict::Lookup(lookup, caller),
+                    Err(refusal) => Verdict::Refused(self.report(&refusal, &caller)),
+                };
             }
             Some(Attempt::NotMine) | None if credential.is_some() => Err(AuthRefusal::Malformed),
             Some(Attempt::NotMine) | None if self.optional => {
@@ -260,16 +291,41 @@ impl Settings {
         }
     }
 
+    /// Whether the caller's address has failures left.
+    fn check_failures(&self, caller: &Caller) -> Result<(), AuthRefusal> {
+        let Some(failures) = &self.failures else {
+            return Ok(());
+        };
+        failures
+            .check(caller.address, caller.now)
+            .map_err(|retry_after| AuthRefusal::TooManyFailures { retry_after })
+    }
+
+    /// Counts a refusal of the credential and reports it, as one too many where the address has had its share.
     fn refuse(&self, refusal: AuthRefusal, caller: &Caller) -> Box<Problem> {
-        if refusal.counts_as_failure()
-            && let Some(failures) = &self.failures
-        {
+        if !refusal.counts_as_failure() {
+            return self.report(&refusal, caller);
+        }
+        if let Err(too_many) = self.check_failures(caller) {
+            return self.report(&too_many, caller);
+        }
+        if let Some(failures) = &self.failures {
+            if caller.address.is_none() && !self.told_of_no_address.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    target: "tollgate::auth",
+                    "the clients' addresses are not known: all of them share one count of failed attempts"
+                );
+            }
             failures.record(caller.address, caller.now);
         }
-        let mut event = AuthEvent::new(refusal, caller.now).address(caller.address);
+        self.report(&refusal, caller)
+    }
+
+    fn report(&self, refusal: &AuthRefusal, caller: &Caller) -> Box<Problem> {
+        let mut event = AuthEvent::new(*refusal, caller.now).address(caller.address);
         event.credential = caller.shown;
         event.emit(&*self.events);
-        Box::new(self.challenge.problem(&refusal))
+        Box::new(self.challenge.problem(refusal))
     }
 
     /// Makes the request one of a known caller.
@@ -302,18 +358,23 @@ impl Settings {
 
     /// Removes the credential, or at least keeps it out of everybody's `Debug`.
     fn hide<B>(&self, request: &mut Request<B>, source: &CredentialSource) {
-        if !self.keep_credential {
+        if self.keep_credential {
+            self.veil(request);
+        } else {
             self.extractor.strip(source, request);
-            return;
         }
+    }
+
+    /// Keeps the header fields that may hold a credential out of everybody's `Debug`.
+    pub(super) fn veil<B>(&self, request: &mut Request<B>) {
         for place in self.extractor.sources() {
             let name = match place {
                 KeySource::Header(name) => name,
                 KeySource::Bearer => &AUTHORIZATION,
                 _ => continue,
             };
-            if let Some(value) = request.headers_mut().get_mut(name) {
-                value.set_sensitive(true);
+            if let Entry::Occupied(mut entry) = request.headers_mut().entry(name) {
+                entry.iter_mut().for_each(|value| value.set_sensitive(true));
             }
         }
     }

@@ -57,6 +57,7 @@ where
                 settings: Arc::clone(&self.settings),
             }),
             Verdict::Public(mark) => {
+                self.settings.veil(&mut request);
                 own_headers::strip(request.headers_mut());
                 request.extensions_mut().insert(mark);
                 AuthFuture::called(inner.call(request))

@@ -15,7 +15,7 @@ use crate::error::ConfigError;
 const MAX_NAME_BYTES: usize = 64;
 
 /// One rule in the form that stores decide with: names checked, every number an integer in range.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CompiledRule {
     rule: Rule,
     algorithm: CompiledAlgorithm,
@@ -93,10 +93,19 @@ impl CompiledRule {
     }
 
     /// The form of the rule's stored state: its kind with window or period and zone, but not its limit, such
-    /// as `bucket`, `window/60000000/10` or `quota/month/UTC`. A state of another shape is never shared.
+    /// as `bucket`, `window/60000000/10` or `quota/month/UTC`, after `every/` or `by/` for a rule that a
+    /// [`LimitLayer`](super::LimitLayer) brings along. A state of another shape is never shared.
     #[must_use]
     pub const fn shape(&self) -> &Arc<str> {
         &self.shape
+    }
+
+    /// The same rule, whose state is never shared with that of rules of another origin.
+    pub(super) fn of_origin(&self, origin: &str) -> Self {
+        Self {
+            shape: format!("{origin}/{}", self.shape).into(),
+            ..self.clone()
+        }
     }
 
     /// The limit: a bucket's burst, a window's or a quota's limit; [`u64::MAX`] when unlimited.

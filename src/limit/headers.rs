@@ -99,8 +99,9 @@ fn tightness(a: &RuleState, b: &RuleState) -> std::cmp::Ordering {
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, text: String) {
     // Rule names are checked when a plan is compiled, so the text is a legal field value.
+    // A field of a limit further in stays: several lines are one list (RFC 9651 section 3.1).
     if let Ok(value) = HeaderValue::try_from(text) {
-        headers.insert(name, value);
+        headers.append(name, value);
     }
 }
 

@@ -41,6 +41,15 @@ impl RuleSet {
         }))
     }
 
+    /// The same rules for a layer that names its owners itself. A tenant chooses its id and a hook's value may
+    /// come from a client: neither may reach the counts of another origin by being named like them.
+    pub(super) fn of_origin(&self, origin: &str) -> Arc<Self> {
+        let rules = self.rules.iter().map(|rule| rule.of_origin(origin));
+        Arc::new(Self {
+            rules: rules.collect(),
+        })
+    }
+
     /// The compiled rules.
     #[must_use]
     pub fn rules(&self) -> &[CompiledRule] {

@@ -171,6 +171,7 @@ fn reasons_are_a_closed_set_of_labels() {
             &AuthRefusal::Unknown,
             &AuthRefusal::Expired,
             &AuthRefusal::Revoked,
+            &AuthRefusal::TenantUnknown,
         ]
     );
     for refusal in &refusals {

@@ -22,7 +22,9 @@ use tollgate::{
     identity::{Attempt, Authenticate, CacheSettings, Identity, KeyAuthenticator},
     identity::{Keys, NewKey},
     plan::{Plan, PlanCatalog},
-    tenant::{MemoryTenantStore, TenantListener, TenantRecord, TenantStore, TenantStoreError},
+    tenant::{
+        AccessState, MemoryTenantStore, TenantListener, TenantRecord, TenantStore, TenantStoreError,
+    },
 };
 
 /// What a fake store does when it is asked.
@@ -222,6 +224,14 @@ impl FarTenants {
             behaviour: Behaviour::new(),
         })
     }
+
+    /// Changes a tenant without a question that is counted.
+    pub(crate) async fn set_access_unseen(&self, name: &str, access: AccessState) {
+        let record = self.store.find(&tenant(name)).await.unwrap().unwrap();
+        let mut record = TenantRecord::clone(&record);
+        record.access = access;
+        self.store.replace(record).await.unwrap();
+    }
 }
 
 #[async_trait]
@@ -377,7 +387,7 @@ pub(crate) async fn answer(
 ) -> Result<Identity, AuthRefusal> {
     match attempt(auth, key, now) {
         Attempt::Done(result) => result,
-        Attempt::Lookup(lookup) => lookup.await,
+        Attempt::Lookup(lookup) | Attempt::Refresh(lookup) => lookup.await,
         other => panic!("not for this authenticator: {other:?}"),
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 
-use tollgate::limit::{Concurrency, Scope, Unit, Window};
+use tollgate::limit::{Algorithm, Concurrency, Scope, Unit, Window};
 
 fn every_algorithm(limit: u64) -> [Rule; 6] {
     let window = || Window::new(limit, SECOND * 60);
@@ -82,6 +82,19 @@ fn fault_16_a_refund_never_lifts_a_rule_above_its_capacity() {
         bench.settle(&first, &Settlement::Cancel);
         assert_eq!(bench.left(), 5);
         assert_eq!(bench.admits(9), 5);
+    }
+}
+
+#[test]
+fn fault_16_a_refund_after_the_window_has_ended_is_nothing() {
+    for rule in every_algorithm(5) {
+        let is_concurrency = matches!(rule.algorithm(), Algorithm::Concurrency { .. });
+        let bench = Bench::new([rule]);
+        let held = bench.decide(5);
+        bench.clock.advance(SECOND * 86_400 * 40);
+        let spent = if is_concurrency { 0 } else { bench.admits(9) };
+        bench.settle(&held, &Settlement::Cancel);
+        assert_eq!(bench.admits(9) + spent, 5, "five in one instant, not ten");
     }
 }
 

@@ -148,7 +148,7 @@ impl BucketCell {
                 // Exactly: what was charged is a whole number of units.
                 before: reading.used - charged,
                 amount: charged,
-                period: 0,
+                period: now,
             }));
         }
     }
@@ -163,10 +163,21 @@ impl BucketCell {
     }
 
     /// Gives back or charges more, by the parameters that the bucket is counted under now.
-    pub(super) fn adjust(&self, now: u64, adjustment: Adjustment) -> Result<(), Retired> {
+    ///
+    /// What was charged a whole refill ago has come back by itself: given back once more it would pass twice.
+    pub(super) fn adjust(
+        &self,
+        now: u64,
+        charged_at: u64,
+        adjustment: Adjustment,
+    ) -> Result<(), Retired> {
         loop {
             let parameters = self.parameters();
             let word = self.current(&parameters, now)?;
+            let age = now.saturating_sub(charged_at);
+            if matches!(adjustment, Adjustment::GiveBack(_)) && age >= parameters.refill_micros() {
+                return Ok(());
+            }
             let deficit = parameters.deficit(word, now);
             let after = match adjustment {
                 Adjustment::GiveBack(amount) => parameters.give_back(deficit, amount),

@@ -193,7 +193,7 @@ impl Cell {
         adjustment: Adjustment,
     ) -> Result<(), Retired> {
         match self {
-            Self::Bucket(cell) => cell.adjust(moment.micros(), adjustment),
+            Self::Bucket(cell) => cell.adjust(moment.micros(), period, adjustment),
             Self::Window(cell) => cell.adjust(period, adjustment),
             Self::Log(cell) => cell.adjust(moment.micros(), period, adjustment),
             Self::Quota(cell) => cell.adjust(period, adjustment),
