@@ -29,11 +29,12 @@ const WARM_UP: u64 = 1_000;
 /// What a case measures, by name.
 type Case = (&'static str, fn(u64));
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 10] = [
     ("clock", clock),
     ("digest", digest),
     ("governor", governor),
     ("limiter", |n| limiter(n, 1)),
+    ("limiter-no-clock", limiter_no_clock),
     ("limiter-2-rules", |n| limiter(n, 2)),
     ("bare", bare),
     ("layers", |n| guarded(n, common::three_layers)),
@@ -83,6 +84,12 @@ fn limiter(n: u64, n_rules: usize) {
     let rules = [common::rate(), common::quota()].into_iter().take(n_rules);
     let limits = Limits::new(&common::names(1), rules);
     warm(n, |_| limits.check(0));
+}
+
+fn limiter_no_clock(n: u64) {
+    let limits = Limits::new(&common::names(1), [common::rate()]);
+    let now = SystemClock::new().now();
+    warm(n, |_| limits.check_at(0, now));
 }
 
 fn bare(n: u64) {

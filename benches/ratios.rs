@@ -10,7 +10,10 @@ use std::{convert::Infallible, hint::black_box, thread, time::Instant};
 
 use common::{Governor, Guarded, Limits};
 use http::Request;
-use tollgate::limit::HeaderStyle;
+use tollgate::{
+    clock::{Clock, SystemClock},
+    limit::HeaderStyle,
+};
 use tower::Service;
 
 const ROUNDS: usize = 31;
@@ -108,6 +111,12 @@ fn main() {
     }
     let (names, governor) = (common::names(1), common::governor_limiter());
     let limits = Limits::new(&names, [common::rate()]);
+    let now = SystemClock::new().now();
+    row(
+        "limiter check, hot key, the time being read already",
+        || time(CHECKS, |_| limits.check_at(0, now)),
+        || time(CHECKS, |_| governor_check(&governor, &names[0])),
+    );
     row(
         "limiter check, hot key, 2 threads",
         || time_on_two(CHECKS, |_| limits.check(0)),

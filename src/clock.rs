@@ -233,7 +233,11 @@ fn system_wall_micros() -> u64 {
 }
 
 pub(crate) fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+    // In 64 bits: the clock is read on every call.
+    duration
+        .as_secs()
+        .saturating_mul(1_000_000)
+        .saturating_add(duration.subsec_micros().into())
 }
 
 /// A clock that stands still until it is told to move. Cloning gives a second handle to the same clock.

@@ -14,7 +14,7 @@ use http::{Request, Response};
 use tollgate::{
     Tollgate,
     auth::{KeyStore, MemoryKeyStore},
-    clock::{Clock, SystemClock},
+    clock::{Clock, Now, SystemClock},
     id::TenantId,
     identity::{AuthLayer, KeyAuthenticator, Keys, NewKey},
     limit::{
@@ -80,14 +80,19 @@ impl Limits {
 
     /// One check, with a reading of the clock, as governor's has one.
     pub(crate) fn check(&self, tenant: usize) {
+        self.check_at(tenant, self.clock.now());
+    }
+
+    /// One check at a time that was read before, as a gate hands it down.
+    pub(crate) fn check_at(&self, tenant: usize, now: Now) {
         let Self {
             store,
-            clock,
             sets,
             scopes,
             cost,
+            ..
         } = self;
-        let decision = store.try_decide(&LimitCall::new(&sets[tenant], scopes, cost, clock.now()));
+        let decision = store.try_decide(&LimitCall::new(&sets[tenant], scopes, cost, now));
         assert!(matches!(black_box(&decision), Some(Ok(it)) if it.is_admitted()));
     }
 }

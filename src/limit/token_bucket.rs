@@ -175,6 +175,16 @@ impl BucketParameters {
         (reached, taken)
     }
 
+    /// The deficit up to which a call of `amount` units passes; `None` when it never does.
+    #[must_use]
+    pub const fn room(&self, amount: u64) -> Option<u64> {
+        if amount > self.burst || self.burst == 0 {
+            return None;
+        }
+        // At most the capacity, 2^53.
+        Some(self.capacity() - amount * self.ticks_per_unit)
+    }
+
     /// The deficit after giving `amount` units back.
     #[must_use]
     pub const fn give_back(&self, deficit: u64, amount: u64) -> u64 {
@@ -184,10 +194,9 @@ impl BucketParameters {
     /// How long a call of `amount` units waits. No units pass unless the bucket is in debt.
     #[must_use]
     pub const fn wait(&self, deficit: u64, amount: u64) -> Wait {
-        if amount > self.burst || self.burst == 0 {
+        let Some(available_from) = self.room(amount) else {
             return Wait::Forever;
-        }
-        let available_from = self.capacity() - amount * self.ticks_per_unit;
+        };
         if deficit <= available_from {
             return Wait::Zero;
         }
@@ -263,6 +272,36 @@ mod tests {
         assert_eq!(five_a_second.ticks_per_micro(), 1);
         assert_eq!(five_a_second.ticks_per_unit(), 200_000);
         assert_eq!(five_a_second.refill_micros(), 2_000_000);
+    }
+
+    #[test]
+    fn a_reading_agrees_with_the_wait_for_one_unit_more() {
+        let shapes = [
+            (7, 60_000_000, 7),
+            (5, 1_000_000, 10),
+            (1_000_000_000, 1_000_000, 3),
+            (3, 7, 1),
+        ];
+        for (n, period, burst) in shapes {
+            let bucket = bucket(n, period, burst);
+            let unit = bucket.ticks_per_unit();
+            for deficit in (0..=2 * burst).flat_map(|units| {
+                let ticks = units * unit;
+                [ticks.saturating_sub(1), ticks, ticks + 1, ticks + unit / 2]
+            }) {
+                let reading = bucket.read(deficit);
+                assert_eq!(
+                    reading.remaining,
+                    bucket.capacity().saturating_sub(deficit) / unit
+                );
+                assert_eq!(reading.used, deficit.div_ceil(unit));
+                let wait = match bucket.wait(deficit, reading.remaining + 1) {
+                    Wait::Micros(micros) => Some(micros),
+                    _ => None,
+                };
+                assert_eq!(reading.reset_micros, wait, "{bucket:?} lacks {deficit}");
+            }
+        }
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl BucketCell {
     pub(super) fn passes(&self, parameters: &BucketParameters, now: u64, amount: u64) -> bool {
         self.current(parameters, now).is_ok_and(|word| {
             let deficit = parameters.deficit(word, now);
-            parameters.wait(deficit, amount).is_zero()
+            parameters.room(amount).is_some_and(|room| deficit <= room)
         })
     }
 
@@ -129,15 +129,27 @@ impl BucketCell {
         amount: u64,
         force: bool,
     ) -> Result<Taken, Retired> {
+        // What does not follow from the word is computed before it is read: the less lies between reading and
+        // replacing it, the fewer calls at once have to read it again.
+        let room = parameters.room(amount);
         loop {
             let word = self.current(parameters, now)?;
             let deficit = parameters.deficit(word, now);
-            let wait = parameters.wait(deficit, amount);
-            if !force && wait != Wait::Zero {
-                let reading = parameters.read(deficit);
-                return Ok(Taken::Refused(Look { reading, wait }));
-            }
-            let (after, charged) = parameters.charge(deficit, amount);
+            let (wait, after, charged) = match room {
+                Some(room) if deficit <= room => {
+                    let cost = amount * parameters.ticks_per_unit();
+                    (Wait::Zero, deficit + cost, amount)
+                }
+                _ => {
+                    let wait = parameters.wait(deficit, amount);
+                    if !force {
+                        let reading = parameters.read(deficit);
+                        return Ok(Taken::Refused(Look { reading, wait }));
+                    }
+                    let (after, charged) = parameters.charge(deficit, amount);
+                    (wait, after, charged)
+                }
+            };
             if amount > 0 && !self.write(word, parameters.full_at(after, now), now) {
                 continue;
             }
