@@ -117,7 +117,12 @@ where
                     settings,
                     pending,
                 } => {
-                    let result = ready!(future.poll(cx));
+                    let before = pending.as_mut().map(|pending| pending.charge.enter());
+                    let poll = future.poll(cx);
+                    if let (Some(pending), Some(before)) = (pending.as_mut(), before) {
+                        pending.charge.leave(before);
+                    }
+                    let result = ready!(poll);
                     let pending = pending.take();
                     let response = match result {
                         Ok(response) => response,
