@@ -342,8 +342,8 @@ impl LimitModel {
             rule.rule.limit(),
             left,
             reset.map(Duration::from_micros),
-        );
-        state.window = self.window(rule);
+        )
+        .over(self.window(rule));
         state.exceeded = exceeded;
         state.threshold = thresholds(rule.rule)
             .filter(|percent| reached(*percent, used, rule.rule.limit()))

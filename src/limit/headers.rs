@@ -76,7 +76,7 @@ pub(super) fn write(
             if let Some(state) = visible.iter().min_by(|a, b| tightness(a, b)) {
                 headers.insert(X_LIMIT, HeaderValue::from(state.limit));
                 headers.insert(X_REMAINING, HeaderValue::from(state.remaining));
-                let reset = state.reset.map_or(0, wait_seconds);
+                let reset = state.reset().map_or(0, wait_seconds);
                 headers.insert(X_RESET, HeaderValue::from(reset));
             }
         }
@@ -141,7 +141,7 @@ fn push_number(text: &mut String, parameter: &str, n: u64) {
 
 fn push_policy(text: &mut String, set: &LimitSet, state: &RuleState) {
     push_number(text, ";q=", state.limit);
-    if let Some(window) = state.window {
+    if let Some(window) = state.window() {
         push_number(text, ";w=", wait_seconds(window));
     }
     let Some(rule) = set.rules().get(state.rule) else {
@@ -157,7 +157,7 @@ fn push_policy(text: &mut String, set: &LimitSet, state: &RuleState) {
 
 fn push_state(text: &mut String, _: &LimitSet, state: &RuleState) {
     push_number(text, ";r=", state.remaining);
-    if let Some(reset) = state.reset {
+    if let Some(reset) = state.reset() {
         push_number(text, ";t=", wait_seconds(reset));
     }
 }

@@ -35,7 +35,7 @@ fn fault_14_a_cost_of_zero_peeks() {
             let peeked = bench.decide(0);
             assert!(peeked.is_admitted());
             assert_eq!(peeked.states[0].remaining, 5);
-            assert_eq!(peeked.states[0].reset, None, "a full rule has no reset");
+            assert_eq!(peeked.states[0].reset(), None, "a full rule has no reset");
             assert!(peeked.crossings.is_empty());
         }
         assert!(bench.passes(5));
@@ -106,7 +106,7 @@ fn fault_17_a_limit_of_zero_always_refuses_without_a_count() {
             let refused = bench.decide(cost);
             assert_eq!(retry_after(&refused), None);
             assert_eq!(refused.states[0].remaining, 0);
-            assert_eq!(refused.states[0].reset, None);
+            assert_eq!(refused.states[0].reset(), None);
         }
         assert_eq!(bench.store.n_keys(), 0);
     }
