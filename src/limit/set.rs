@@ -47,6 +47,7 @@ impl RuleSet {
         let rules = self.rules.iter().map(|rule| rule.of_origin(origin));
         Arc::new(Self {
             rules: rules.collect(),
+            counts_by_owner: self.counts_by_owner,
         })
     }
 
