@@ -64,7 +64,10 @@ async fn every_setting_at_its_ends_works_or_is_refused_when_the_gate_is_built() 
         ("capacity 1", cache(|c| c.capacity(1).negative_capacity(1))),
         ("waiting 1", cache(|c| c.max_waiting(1))),
         ("waiting max", cache(|c| c.max_waiting(usize::MAX))),
-        ("limit deadline 0", setup(move |b| b.limit_deadline(zero))),
+        (
+            "limit deadline 1 ns",
+            setup(move |b| b.limit_deadline(Duration::from_nanos(1))),
+        ),
         ("limit deadline max", setup(move |b| b.limit_deadline(max))),
         ("processes max", setup(|b| b.processes(NonZeroU32::MAX))),
         (
