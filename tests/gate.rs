@@ -650,7 +650,7 @@ async fn the_task_local_tenant_is_there_inside_and_nowhere_else() {
     let issued = gate.keys().issue(acme()).await.unwrap();
     let inside = get(async || {
         tokio::task::yield_now().await;
-        current_tenant().map_or("none".to_owned(), |tenant| tenant.id().to_string())
+        current_tenant().map_or_else(|| "none".to_owned(), |tenant| tenant.id().to_string())
     });
     let app = Router::new().route("/", inside).layer(gate.layer());
     let request = Request::get("/")

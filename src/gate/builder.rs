@@ -47,6 +47,7 @@ pub struct TollgateBuilder {
     problems: ProblemLayer<dyn RenderError>,
     processes: NonZeroU32,
     public: Vec<String>,
+    refusals: Vec<(&'static str, StatusCode)>,
     request_id: RequestIdLayer<dyn TrustInbound>,
     route_of: Arc<dyn RouteOf>,
     sandbox: Option<String>,
@@ -88,6 +89,7 @@ impl TollgateBuilder {
             problems: ProblemLayer::shared(Arc::new(crate::error::ProblemJson::new())),
             processes: NonZeroU32::MIN,
             public: Vec::new(),
+            refusals: Vec::new(),
             request_id: RequestIdLayer::new()
                 .trust_shared(Arc::new(crate::request_id::TrustNobody)),
             route_of: Arc::new(MatchedRoute),
@@ -253,8 +255,9 @@ impl TollgateBuilder {
         self.tenant(move |layer| layer.task_local(on))
     }
 
-    /// The status of a refused change in read-only access; 402 unless set.
-    pub fn read_only_status(self, status: StatusCode) -> Self {
+    /// The status of a refused change in read-only access; 402 unless set, 400 to 499.
+    pub fn read_only_status(mut self, status: StatusCode) -> Self {
+        self.refusals.push(("read_only_status", status));
         self.tenant(move |layer| layer.read_only_status(status))
     }
 
@@ -281,8 +284,9 @@ impl TollgateBuilder {
         self.limit(move |layer| layer.headers(style))
     }
 
-    /// The status of an exceeded quota; 429 unless set.
-    pub fn quota_status(self, status: StatusCode) -> Self {
+    /// The status of an exceeded quota; 429 unless set, 400 to 499.
+    pub fn quota_status(mut self, status: StatusCode) -> Self {
+        self.refusals.push(("quota_status", status));
         self.limit(move |layer| layer.quota_status(status))
     }
 
@@ -345,6 +349,7 @@ impl TollgateBuilder {
             Plans::List(plans) => PlanCatalog::new(plans)?,
         };
         check_scopes(&plans, &self.scopes)?;
+        check_refusals(&self.refusals)?;
         let recorder = match self.usage {
             Usage::Recorder(recorder) => recorder,
             Usage::Sink(sink) => {
@@ -448,6 +453,17 @@ fn check_scopes(plans: &PlanCatalog, scopes: &[Arc<str>]) -> Result<(), ConfigEr
                 );
                 return Err(ConfigError::new(path, reason));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Under any other status a refusal would pass for an answer of the service, or for its failure.
+fn check_refusals(refusals: &[(&'static str, StatusCode)]) -> Result<(), ConfigError> {
+    for (setting, status) in refusals {
+        if !status.is_client_error() {
+            let reason = format!("{status} does not tell a caller of a refusal: name 400 to 499");
+            return Err(ConfigError::new(*setting, reason));
         }
     }
     Ok(())
