@@ -1,60 +1,22 @@
 //! The cost of a check beside governor's, in one interleaved run: `cargo bench --bench ratios`.
 //!
 //! Each row alternates the two sides round by round, so that a machine that slows down slows both, and prints
-//! the median of the rounds' ratios.
+//! the median of the rounds' ratios. Rows named "added" are a service behind the layers less the same service
+//! without them, request and answer being made in both.
 
-use std::{
-    convert::Infallible,
-    future::{Future, Ready, ready},
-    hint::black_box,
-    num::NonZeroU32,
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
-    thread,
-    time::Instant,
-};
+mod common;
 
-use http::{Request, Response};
-use tollgate::{
-    Tollgate,
-    clock::{Clock, SystemClock},
-    id::TenantId,
-    identity::NewKey,
-    limit::{
-        Cost, LimitCall, LimitSet, LimitStore, MemoryLimits, Owner, Quota, Rate, RuleSet,
-        ScopeValues,
-    },
-    plan::Plan,
-    sink::{Filter, MemorySink},
-};
-use tower::{Layer, Service, service_fn};
+use std::{convert::Infallible, hint::black_box, thread, time::Instant};
 
-const ROUNDS: usize = 15;
-const GENEROUS: u32 = 1_000_000_000;
+use common::{Governor, Guarded, Limits};
+use http::Request;
+use tollgate::limit::HeaderStyle;
+use tower::Service;
 
-type Governor = governor::DefaultKeyedRateLimiter<String>;
-
-fn governor_limiter() -> Governor {
-    Governor::keyed(governor::Quota::per_second(
-        NonZeroU32::new(GENEROUS).expect("not zero"),
-    ))
-}
-
-fn names(n: usize) -> Vec<String> {
-    (0..n).map(|i| format!("tenant-{i}")).collect()
-}
-
-fn sets(names: &[String]) -> Vec<Arc<LimitSet>> {
-    let rules = RuleSet::compile([Rate::per_second(GENEROUS.into())]).expect("a legal rule");
-    let set = |name| {
-        LimitSet::new(
-            Owner::tenant(TenantId::new(name).expect("a legal name")),
-            Arc::clone(&rules),
-        )
-    };
-    names.iter().map(|name| Arc::new(set(name))).collect()
-}
+const ROUNDS: usize = 31;
+const CHECKS: u64 = 100_000;
+/// Below the capacity of the recorder's queue, which is emptied between rounds.
+const CALLS: u64 = 20_000;
 
 /// Nanoseconds for each of `n` calls.
 fn time(n: u64, mut call: impl FnMut(u64)) -> f64 {
@@ -70,6 +32,11 @@ fn time_on_two(n: u64, call: impl Fn(u64) + Sync) -> f64 {
         let own = time(n, &call);
         other.join().expect("no panic").max(own)
     })
+}
+
+/// A stride that visits every one of `n`, in an order that caches do not foresee.
+fn scattered(i: u64, n: usize) -> usize {
+    (i.wrapping_mul(7_919) % n as u64) as usize
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -90,117 +57,67 @@ fn row(name: &str, mut ours: impl FnMut() -> f64, mut theirs: impl FnMut() -> f6
     );
 }
 
-/// Polls a future that is ready at once, as it is when nothing has to wait.
-fn finish<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    match future
-        .as_mut()
-        .poll(&mut Context::from_waker(Waker::noop()))
-    {
-        Poll::Ready(output) => output,
-        Poll::Pending => panic!("nothing here waits"),
-    }
+fn governor_check(governor: &Governor, name: &String) {
+    assert!(black_box(governor.check_key(name)).is_ok());
 }
 
-fn answer(_: Request<String>) -> Ready<Result<Response<String>, Infallible>> {
-    ready(Ok(Response::new(String::new())))
-}
-
-/// A gate with a thousand keys, wrapped around a service that does nothing.
-fn gated() -> (
-    impl Service<Request<String>, Error = Infallible>,
-    Vec<String>,
-) {
-    let plan = Plan::new("pro")
-        .rule(Rate::per_second(GENEROUS.into()))
-        .rule(Quota::monthly(1 << 50));
-    let gate = Tollgate::builder()
-        .plans([plan])
-        .usage(Filter::new(MemorySink::new(), |_: &_| false))
-        .build()
-        .expect("a legal gate");
-    let keys = (0..1_000).map(|i| {
-        let new = NewKey::for_tenant(format!("tenant-{i}")).plan("pro");
-        finish(gate.keys().issue(new))
-            .expect("a memory store")
-            .key
-            .expose()
-            .to_owned()
-    });
-    (gate.layer().layer(service_fn(answer)), keys.collect())
-}
-
-fn check(
-    limits: &MemoryLimits,
-    clock: &SystemClock,
-    set: &Arc<LimitSet>,
-    scopes: &ScopeValues,
-    cost: &Cost,
-) {
-    let decision = limits.try_decide(&LimitCall::new(set, scopes, cost, clock.now()));
-    assert!(black_box(decision).is_some_and(|decision| decision.is_ok_and(|it| it.is_admitted())));
+fn added_row<S>(name: &str, make: impl FnOnce() -> Guarded<S>)
+where
+    S: Service<Request<String>, Error = Infallible>,
+{
+    let runtime = common::runtime();
+    let _inside = runtime.enter();
+    let (mut guarded, mut bare) = (make(), common::bare());
+    let (names, governor) = (common::names(1), common::governor_limiter());
+    let keys = guarded.keys.clone();
+    row(
+        name,
+        || {
+            let with = time(CALLS, |i| guarded.call(i));
+            let without = time(CALLS, |i| {
+                common::call(&mut bare, &keys[i as usize % keys.len()]);
+            });
+            runtime.block_on(guarded.recorder.flush());
+            with - without
+        },
+        || time(CHECKS, |_| governor_check(&governor, &names[0])),
+    );
 }
 
 fn main() {
-    let (clock, scopes, cost) = (SystemClock::new(), ScopeValues::default(), Cost::default());
     println!("| row | tollgate | governor 0.10 keyed check | ratio |\n|---|---|---|---|");
-
     for (title, n) in [
         ("limiter check, hot key", 1),
         ("limiter check, 100 k keys", 100_000),
     ] {
-        let (names, limits, theirs) = (names(n), MemoryLimits::new(), governor_limiter());
-        let sets = sets(&names);
-        // A stride that visits every key, in an order that caches do not foresee.
-        let at = |i: u64| (i.wrapping_mul(7_919) % n as u64) as usize;
+        let (names, governor) = (common::names(n), common::governor_limiter());
+        let limits = Limits::new(&names, [common::rate()]);
         row(
             title,
+            || time(CHECKS, |i| limits.check(scattered(i, n))),
             || {
-                time(200_000, |i| {
-                    check(&limits, &clock, &sets[at(i)], &scopes, &cost)
-                })
-            },
-            || {
-                time(200_000, |i| {
-                    assert!(black_box(theirs.check_key(&names[at(i)])).is_ok())
+                time(CHECKS, |i| {
+                    governor_check(&governor, &names[scattered(i, n)])
                 })
             },
         );
     }
-
-    let (names, limits, theirs) = (names(1), MemoryLimits::new(), governor_limiter());
-    let sets = sets(&names);
+    let (names, governor) = (common::names(1), common::governor_limiter());
+    let limits = Limits::new(&names, [common::rate()]);
     row(
         "limiter check, hot key, 2 threads",
-        || {
-            time_on_two(200_000, |_| {
-                check(&limits, &clock, &sets[0], &scopes, &cost)
-            })
-        },
-        || {
-            time_on_two(200_000, |_| {
-                assert!(black_box(theirs.check_key(&names[0])).is_ok())
-            })
-        },
+        || time_on_two(CHECKS, |_| limits.check(0)),
+        || time_on_two(CHECKS, |_| governor_check(&governor, &names[0])),
     );
-
-    let (mut service, keys) = gated();
-    row(
-        "the whole gate: identify, two rules, meter; 1 k keys",
-        || {
-            time(50_000, |i| {
-                let key = &keys[i as usize % keys.len()];
-                let request = Request::get("/")
-                    .header("x-api-key", key)
-                    .body(String::new());
-                let response = finish(service.call(request.expect("a legal request")));
-                assert!(black_box(response).is_ok());
-            })
-        },
-        || {
-            time(200_000, |_| {
-                assert!(black_box(theirs.check_key(&names[0])).is_ok())
-            })
-        },
+    added_row(
+        "added by identify, two rules and meter, no header fields; 1 k keys",
+        common::three_layers,
     );
+    added_row(
+        "added by the whole gate without header fields of limits; 1 k keys",
+        || common::gate(HeaderStyle::Off),
+    );
+    added_row("added by the whole gate; 1 k keys", || {
+        common::gate(HeaderStyle::Draft11)
+    });
 }

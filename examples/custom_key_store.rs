@@ -1,158 +1,94 @@
 // cargo run --example custom_key_store
 //! Keys kept in a store of one's own: here a table behind a lock, standing for the service's database.
 //!
-//! The store sees digests only. `conformance::key_store` checks it against the trait's contract before it
-//! serves the first request.
+//! The store sees digests only. Before it serves a request, `conformance::key_store` holds it to the contract.
 
-use std::{
-    collections::BTreeMap,
-    env,
-    error::Error,
-    net::SocketAddr,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{collections::BTreeMap, env, error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::{Router, routing::get};
 use tokio::sync::RwLock;
-use tollgate::{
-    Tollgate,
-    auth::{KeyDigest, KeyListener, KeyRecord, KeyStore, KeyStoreError},
-    clock::Timestamp,
-    id::{KeyId, TenantId},
-    identity::NewKey,
-    limit::Rate,
-    plan::Plan,
-    tenant::Tenant,
-};
+use tollgate::{auth::*, clock::Timestamp, id::*, prelude::*};
 
-/// One row for each key. Cloning gives a second handle to the same table.
-#[derive(Clone, Debug, Default)]
-struct Table {
-    rows: Arc<RwLock<BTreeMap<KeyDigest, Arc<KeyRecord>>>>,
-    listeners: Arc<std::sync::RwLock<Vec<Weak<dyn KeyListener>>>>,
-}
-
+/// One row for each key. A store that can announce changes would also keep the listeners of `subscribe`; this
+/// one cannot, so a revoked key that was used just before works for ten seconds more.
+#[derive(Debug, Default)]
+struct Table(RwLock<Rows>);
 type Rows = BTreeMap<KeyDigest, Arc<KeyRecord>>;
+type Stored = Result<Arc<KeyRecord>, KeyStoreError>;
 
-fn position(rows: &Rows, id: &KeyId) -> Result<(KeyDigest, KeyRecord), KeyStoreError> {
-    let row = rows.iter().find(|(_, record)| record.id == *id);
-    row.map(|(digest, record)| (*digest, KeyRecord::clone(record)))
-        .ok_or(KeyStoreError::NotFound)
-}
-
-fn insert(
-    rows: &mut Rows,
-    digest: KeyDigest,
-    mut record: KeyRecord,
-) -> Result<Arc<KeyRecord>, KeyStoreError> {
+fn insert(rows: &mut Rows, digest: KeyDigest, mut record: KeyRecord) -> Stored {
     if rows.contains_key(&digest) || rows.values().any(|known| known.id == record.id) {
         return Err(KeyStoreError::AlreadyExists);
     }
     record.version = 1;
-    let record = Arc::new(record);
-    rows.insert(digest, Arc::clone(&record));
-    Ok(record)
+    rows.insert(digest, Arc::new(record));
+    Ok(Arc::clone(&rows[&digest]))
 }
 
-impl Table {
-    fn changed(&self, digest: &KeyDigest, version: u64) {
-        let listeners = self
-            .listeners
-            .read()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        listeners
-            .iter()
-            .filter_map(Weak::upgrade)
-            .for_each(|listener| listener.key_changed(digest, version));
-    }
+fn row<'a>(rows: &'a mut Rows, id: &KeyId) -> Result<&'a mut KeyRecord, KeyStoreError> {
+    let found = rows.values_mut().find(|record| record.id == *id);
+    found.map(Arc::make_mut).ok_or(KeyStoreError::NotFound)
 }
 
 #[async_trait]
 impl KeyStore for Table {
     async fn find(&self, digest: &KeyDigest) -> Result<Option<Arc<KeyRecord>>, KeyStoreError> {
-        Ok(self.rows.read().await.get(digest).cloned())
+        Ok(self.0.read().await.get(digest).cloned())
     }
 
     async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, KeyStoreError> {
         Ok(self
-            .rows
+            .0
             .read()
             .await
             .values()
-            .find(|record| record.id == *id)
+            .find(|key| key.id == *id)
             .cloned())
     }
 
     async fn list(&self, tenant: &TenantId) -> Result<Vec<Arc<KeyRecord>>, KeyStoreError> {
-        let rows = self.rows.read().await;
+        let rows = self.0.read().await;
         let mut keys: Vec<_> = rows
             .values()
-            .filter(|record| record.tenant == *tenant)
+            .filter(|key| key.tenant == *tenant)
             .cloned()
             .collect();
         keys.sort_by_key(|record| record.created_at);
         Ok(keys)
     }
 
-    async fn create(
-        &self,
-        digest: KeyDigest,
-        record: KeyRecord,
-    ) -> Result<Arc<KeyRecord>, KeyStoreError> {
-        let record = insert(&mut *self.rows.write().await, digest, record)?;
-        self.changed(&digest, record.version);
-        Ok(record)
+    async fn create(&self, digest: KeyDigest, record: KeyRecord) -> Stored {
+        insert(&mut *self.0.write().await, digest, record)
     }
 
     async fn rotate(
         &self,
         old: &KeyId,
-        old_expires_at: Timestamp,
+        until: Timestamp,
         digest: KeyDigest,
         record: KeyRecord,
         now: Timestamp,
-    ) -> Result<Arc<KeyRecord>, KeyStoreError> {
-        let mut rows = self.rows.write().await;
-        let (old_digest, mut old) = position(&rows, old)?;
-        if !old.is_usable_at(now) {
+    ) -> Stored {
+        let mut rows = self.0.write().await;
+        if !row(&mut rows, old)?.is_usable_at(now) {
             return Err(KeyStoreError::NotUsable);
         }
         let successor = insert(&mut rows, digest, record)?;
-        old.expires_at = Some(
-            old.expires_at
-                .map_or(old_expires_at, |expiry| expiry.min(old_expires_at)),
-        );
+        let old = row(&mut rows, old)?;
+        old.expires_at = Some(old.expires_at.map_or(until, |expiry| expiry.min(until)));
         old.version += 1;
-        let version = old.version;
-        rows.insert(old_digest, Arc::new(old));
-        drop(rows);
-        self.changed(&old_digest, version);
-        self.changed(&digest, successor.version);
         Ok(successor)
     }
 
-    async fn revoke(&self, id: &KeyId, at: Timestamp) -> Result<Arc<KeyRecord>, KeyStoreError> {
-        let mut rows = self.rows.write().await;
-        let (digest, mut record) = position(&rows, id)?;
+    async fn revoke(&self, id: &KeyId, at: Timestamp) -> Stored {
+        let mut rows = self.0.write().await;
+        let record = row(&mut rows, id)?;
         if record.revoked_at.is_none() {
             record.revoked_at = Some(at);
             record.version += 1;
         }
-        let record = Arc::new(record);
-        rows.insert(digest, Arc::clone(&record));
-        drop(rows);
-        // Caches forget the key now instead of at the end of its ten seconds.
-        self.changed(&digest, record.version);
-        Ok(record)
-    }
-
-    fn subscribe(&self, listener: Weak<dyn KeyListener>) {
-        self.listeners
-            .write()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .push(listener);
+        Ok(Arc::new(record.clone()))
     }
 }
 
@@ -161,9 +97,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tollgate::conformance::key_store(|| async { Table::default() }).await;
     println!("conformance: passed");
 
+    let free = Plan::new("free").rule(Rate::per_second(5));
     let gate = Tollgate::builder()
-        .plans([Plan::new("free").rule(Rate::per_second(5))])
-        .key_store(Table::default())
+        .plans([free])
+        .keys(Table::default())
         .build()?;
     let issued = gate
         .keys()
@@ -178,20 +115,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
             get(|tenant: Tenant| async move { format!("hello {}\n", tenant.id()) }),
         )
         .layer(gate.layer());
-
     let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    println!("key: {}", issued.key.expose());
-    println!("key revoked: {}", spare.key.expose());
-    axum::serve(
-        listener,
-        app.into_make_service_with_connect_info::<SocketAddr>(),
-    )
-    .with_graceful_shutdown(async {
-        let _ = tokio::signal::ctrl_c().await;
-    })
-    .await?;
-    let _report = gate.shutdown(Duration::from_secs(5)).await;
+    println!(
+        "key: {}\nkey revoked: {}",
+        issued.key.expose(),
+        spare.key.expose()
+    );
+    let service = app.into_make_service_with_connect_info::<SocketAddr>();
+    let stop = async { drop(tokio::signal::ctrl_c().await) };
+    axum::serve(listener, service)
+        .with_graceful_shutdown(stop)
+        .await?;
+    println!("{:?}", gate.shutdown(Duration::from_secs(5)).await);
     Ok(())
 }

@@ -1,7 +1,7 @@
 // cargo run --example hyper_service
 //! The gate around a bare hyper service, HTTP/1 and HTTP/2, without a framework.
 
-use std::{convert::Infallible, env, error::Error};
+use std::{convert::Infallible, env, error::Error, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -69,8 +69,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!("listening on http://{}", listener.local_addr()?);
     println!("key: {}", issued.key.expose());
+    let mut stop = pin!(tokio::signal::ctrl_c());
     loop {
-        let (stream, peer) = listener.accept().await?;
+        let (stream, peer) = tokio::select! {
+            connection = listener.accept() => connection?,
+            _ = &mut stop => break,
+        };
         let service = service.clone();
         // The peer's address, for the failure limiter and for rules by address.
         let service = ServiceBuilder::new()
@@ -90,4 +94,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
             }
         });
     }
+    println!("{:?}", gate.shutdown(Duration::from_secs(5)).await);
+    Ok(())
 }

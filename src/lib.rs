@@ -111,9 +111,10 @@ pub use crate::{
 /// What a service that uses the gate needs in scope.
 pub mod prelude {
     pub use crate::{
-        Tollgate,
+        LimitLayer, Tollgate,
+        head::RequestHead,
         identity::{Identity, IpAllowLayer, NewKey, RequireFeature, RequireScope},
-        limit::{Concurrency, Quota, Rate, Rule, Scope, Unit, Window},
+        limit::{Concurrency, Cost, MemoryLimits, Quota, Rate, Rule, Scope, Unit, Window},
         meter::Meter,
         plan::Plan,
         tenant::{AccessState, Tenant},

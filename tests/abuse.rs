@@ -53,7 +53,7 @@ fn stand(setup: impl FnOnce(tollgate::TollgateBuilder) -> tollgate::TollgateBuil
     let keys = Arc::new(MemoryKeyStore::new());
     let builder = Tollgate::builder()
         .plans([Plan::new("free").rule(Rate::per_second(1_000_000))])
-        .key_store(Arc::clone(&keys))
+        .keys(Arc::clone(&keys))
         .usage(sink.clone())
         .clock(Arc::new(clock.clone()));
     let gate = setup(builder).build().expect("a legal gate");

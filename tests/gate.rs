@@ -11,13 +11,14 @@ use axum::{
     routing::{get, post},
 };
 use tollgate::{
-    auth::{KeyFormat, KeyHasher, Pepper, TrustedProxies},
+    LimitLayer, MeterLayer,
+    auth::{Extractor, KeyFormat, KeyHasher, KeySource, Pepper, TrustedProxies},
     clock::{Clock, ManualClock},
     head::RequestHead,
     id::{Environment, TenantId},
     identity::IssuedKey,
     limit::{HeaderStyle, MemoryLimits},
-    meter::{CallOutcome, UsageEvent},
+    meter::{CallOutcome, Recorder, UsageEvent},
     plan::PlanDocument,
     prelude::*,
     sink::MemorySink,
@@ -355,6 +356,13 @@ async fn a_plan_edited_while_traffic_flows_takes_effect_on_the_next_call() {
             .contains("plans[free].rules[0]")
     );
     assert_eq!(status().await, 429, "what does not compile changes nothing");
+    let unknown = Plan::new("free").rule(Rate::per_minute(9).scope(Scope::Custom("model".into())));
+    let error = stand.gate.plans().replace([unknown]).unwrap_err();
+    assert_eq!(
+        error.path(),
+        "plans[free].rules[0].scope",
+        "no hook gives its values"
+    );
 }
 
 #[tokio::test]
@@ -420,6 +428,85 @@ async fn a_ceiling_counts_all_tenants_and_is_given_back_what_a_tenants_own_rule_
         stand.call("GET", "/v1/hello", blue.expose()).await.json()["code"],
         "quota_exceeded"
     );
+}
+
+#[tokio::test]
+async fn a_ceiling_sees_the_client_behind_a_proxy_and_leaves_public_paths_alone() {
+    let stand = stand(|builder| {
+        builder
+            .client_addr(TrustedProxies::new(["127.0.0.1"]).unwrap())
+            .ceiling(Rate::per_minute(1).scope(Scope::Address))
+    })
+    .await;
+    let key = stand.issue(acme()).await.key;
+    let status = async |from: &str| {
+        let mut request = request("GET", "/v1/hello");
+        for (name, value) in [("x-api-key", key.expose()), ("x-forwarded-for", from)] {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        stand.server.send(request).await.status.as_u16()
+    };
+    assert_eq!(
+        [status("192.0.2.1").await, status("192.0.2.1").await],
+        [200, 429]
+    );
+    assert_eq!(status("192.0.2.2").await, 200);
+    for _ in 0..3 {
+        assert_eq!(stand.server.get("/open").await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_quota_that_is_used_up_names_the_plan_and_where_to_buy_more() {
+    let url = "https://shop.example/upgrade";
+    let stand = stand(|builder| {
+        builder.plans([Plan::new("free").rule(Quota::monthly(1)).upgrade_url(url)])
+    })
+    .await;
+    let key = stand.issue(acme()).await.key;
+    stand.call("GET", "/v1/hello", key.expose()).await;
+    let mut problem = stand.call("GET", "/v1/hello", key.expose()).await.json();
+    problem["instance"].take();
+    let expected = serde_json::json!({
+        "type": "https://docs.rs/tollgate/latest/tollgate/guide/errors/index.html#quota_exceeded",
+        "title": "Quota exceeded",
+        "status": 429,
+        "code": "quota_exceeded",
+        "detail": "The plan's quota is used up. Upgrade to continue",
+        "instance": null,
+        "limit": 1,
+        "plan": "free",
+        "remaining": 0,
+        "upgrade_url": url,
+        "violated-policies": ["quota"],
+    });
+    assert_eq!(problem, expected);
+}
+
+#[tokio::test]
+async fn the_challenge_fits_what_is_read_and_is_the_same_for_a_closed_account() {
+    let bearer = || Extractor::new([KeySource::Bearer]).unwrap();
+    let stand = stand(|builder| builder.extractor(bearer())).await;
+    let missing = stand.server.get("/v1/hello").await;
+    assert_eq!(missing.header("www-authenticate"), "Bearer realm=\"api\"");
+    let issued = stand.issue(acme()).await;
+    let closed = stand
+        .gate
+        .tenants()
+        .set_access(&issued.record.tenant, AccessState::Closed)
+        .await;
+    assert!(closed.is_ok());
+    let mut request = request("GET", "/v1/hello");
+    let value = format!("Bearer {}", issued.key.expose());
+    request
+        .headers_mut()
+        .insert("authorization", value.parse().unwrap());
+    let closed = stand.server.send(request).await;
+    assert_eq!(
+        (closed.status.as_u16(), &closed.json()["code"]),
+        (401, &"account_closed".into())
+    );
+    assert_eq!(closed.header("www-authenticate"), "Bearer realm=\"api\"");
 }
 
 #[tokio::test]
@@ -618,6 +705,84 @@ async fn counters_and_events_add_up_to_what_the_clients_saw_by_status() {
 }
 
 #[tokio::test]
+async fn an_identity_of_ones_own_is_limited_and_metered_in_a_hand_made_stack_and_in_front_of_a_gate()
+ {
+    let plan = Arc::new(
+        Plan::new("free")
+            .rule(Rate::per_minute(2))
+            .compile()
+            .unwrap(),
+    );
+    let identity = Identity::of_tenant(TenantId::new("ann").unwrap(), plan);
+    let own_auth = tower::util::MapRequestLayer::new(move |mut request: Request<Body>| {
+        request.extensions_mut().insert(identity.clone());
+        request
+    });
+    let statuses = async |app: Router| {
+        let mut statuses = Vec::new();
+        for _ in 0..3 {
+            let request = Request::get("/").body(Body::empty()).unwrap();
+            let response = app.clone().oneshot(request).await.unwrap();
+            statuses.push(response.status().as_u16());
+            drop(response.into_body());
+        }
+        statuses
+    };
+
+    let sink = Arc::new(MemorySink::new());
+    let recorder = Recorder::new(Arc::clone(&sink)).unwrap();
+    let app = Router::new()
+        .route("/", get(hello))
+        .layer(LimitLayer::by_identity(MemoryLimits::new()))
+        .layer(own_auth.clone())
+        .layer(MeterLayer::new(recorder.clone()));
+    assert_eq!(statuses(app).await, [200, 200, 429]);
+    recorder.flush().await;
+    assert_eq!(sink.len(), 3, "whoever finds the identity tells the meter");
+
+    for (accepted, expected) in [(true, [200, 200, 429]), (false, [401, 401, 401])] {
+        let sink = Arc::new(MemorySink::new());
+        let gate = Tollgate::builder()
+            .plans([Plan::new("free")])
+            .usage(Arc::clone(&sink))
+            .inserted_identity(accepted)
+            .build()
+            .unwrap();
+        let app = Router::new()
+            .route("/", get(hello))
+            .layer(gate.layer())
+            .layer(own_auth.clone());
+        assert_eq!(statuses(app).await, expected);
+        gate.usage().flush().await;
+        assert_eq!(sink.len(), if accepted { 3 } else { 0 });
+    }
+}
+
+#[tokio::test]
+async fn a_limit_on_one_route_tells_of_itself_beside_the_plan() {
+    let stand = stand(|builder| builder).await;
+    let own = LimitLayer::new(MemoryLimits::new(), [Rate::per_minute(1).named("export")]).unwrap();
+    let app = Router::new()
+        .route("/export", get(hello).route_layer(own))
+        .layer(stand.gate.layer());
+    let key = stand.issue(acme()).await.key;
+    let call = async || {
+        let request = Request::get("/export")
+            .header("x-api-key", key.expose())
+            .body(Body::empty());
+        app.clone().oneshot(request.unwrap()).await.unwrap()
+    };
+    for status in [200, 429] {
+        let response = call().await;
+        assert_eq!(response.status().as_u16(), status);
+        let fields = response.headers().get_all("ratelimit").iter();
+        let list: Vec<&str> = fields.map(|field| field.to_str().unwrap()).collect();
+        assert!(list[0].starts_with("\"export\";r=0"), "{list:?}");
+        assert!(list[1].starts_with("\"rate\";r="), "{list:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_shutdown_writes_what_was_metered_and_health_says_so() {
     let stand = stand(|builder| builder).await;
     let key = stand.issue(acme()).await.key;
@@ -691,7 +856,7 @@ fn without_a_runtime_a_gate_is_built_and_starts_later() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        gate.warm_up();
+        gate.warm_up().await.unwrap();
         let issued = gate.keys().issue(acme()).await.unwrap();
         let app = Router::new().route("/", get(hello)).layer(gate.layer());
         let request = Request::get("/")
@@ -708,7 +873,25 @@ fn without_a_runtime_a_gate_is_built_and_starts_later() {
 fn a_setting_that_cannot_work_is_named_when_the_gate_is_built() {
     let free = || Plan::new("free");
     let builder = || Tollgate::builder().plans([free()]);
-    let cases: [(&str, Result<Tollgate, _>); 9] = [
+    let cases: [(&str, Result<Tollgate, _>); 14] = [
+        (
+            "quota_status",
+            builder().quota_status(StatusCode::OK).build(),
+        ),
+        (
+            "read_only_status",
+            builder().read_only_status(StatusCode::FOUND).build(),
+        ),
+        (
+            "limit_deadline",
+            builder().limit_deadline(Duration::ZERO).build(),
+        ),
+        ("api", builder().api("").build()),
+        ("ceiling.rules[0].scope", {
+            builder()
+                .ceiling(Rate::per_second(1).scope(Scope::Custom("model".into())))
+                .build()
+        }),
         ("plans", Tollgate::builder().build()),
         (
             "plans[free].name",
@@ -735,7 +918,7 @@ fn a_setting_that_cannot_work_is_named_when_the_gate_is_built() {
                 .build()
         }),
         ("sandbox", builder().sandbox("trial").build()),
-        ("public_paths[0]", builder().public(["health"]).build()),
+        ("public[0]", builder().public(["health"]).build()),
         (
             "ceiling.rules[0]",
             builder()

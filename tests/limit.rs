@@ -1,5 +1,6 @@
 //! Limits, decided in memory. The numbers in `fault_NN_` names are those of one list of known faults of rate
-//! limiters, so that each has its test.
+//! limiters. What the list says of scripts and servers (7 to 10, 21, 25, 29 to 34) has its tests with the stores
+//! that have them; what it says of HTTP (42 to 48) is tested in `limit_layer` and `gate`.
 
 mod calendar;
 mod cost;

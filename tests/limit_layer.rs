@@ -18,6 +18,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use sfv::{BareItem, ListEntry, Parser};
 use tollgate::{
     clock::ManualClock,
+    error::{ErrorCode, Problem},
     head::RequestHead,
     limit::{
         Action, Concurrency, Cost, Decision, HeaderStyle, LimitCall, LimitDegraded, LimitLayer,
@@ -262,6 +263,72 @@ async fn a_reservation_is_settled_with_what_the_handler_used() {
     assert_eq!(remaining().await, "600");
     assert_eq!(remaining().await, "450");
     assert_eq!(remaining().await, "300");
+}
+
+#[tokio::test]
+async fn a_reservation_that_the_handler_never_names_is_released_and_a_plain_cost_is_not() {
+    let clock = ManualClock::default();
+    let tokens = || Quota::daily(1_000).unit(Unit::custom("tokens"));
+    for (cost, left) in [
+        (Cost::default().reserve("tokens", 400), "600"),
+        (Cost::default().with("tokens", 400), "200"),
+    ] {
+        let service = layer(&clock, [tokens()])
+            .cost(move |_: &RequestHead<'_>| cost.clone())
+            .layer(service_fn(hello));
+        drop(service.clone().oneshot(request()).await.unwrap());
+        let response = service.oneshot(request()).await.unwrap();
+        assert_eq!(items(&response, "ratelimit")[0].1[0].1, left);
+    }
+}
+
+#[tokio::test]
+async fn a_settlement_counts_at_its_own_time_and_not_at_that_of_the_decision() {
+    let clock = ManualClock::default();
+    let later = clock.clone();
+    let rule = || Rate::per_second(1).burst(10).unit(Unit::custom("rows"));
+    let service = layer(&clock, [rule()])
+        .cost(|_: &RequestHead<'_>| Cost::default().with("rows", 1))
+        .layer(service_fn(move |request: Request<()>| {
+            let clock = later.clone();
+            async move {
+                clock.advance(Duration::from_secs(3600));
+                if request.uri().path() == "/more" {
+                    request.extensions().get::<Meter>().unwrap().add("rows", 9);
+                }
+                hello(Request::new(())).await
+            }
+        }));
+    let spend = Request::get("/more").body(()).unwrap();
+    drop(service.clone().oneshot(spend).await.unwrap());
+    let response = service.oneshot(request()).await.unwrap();
+    // Eight of nine rows were charged when the bucket was full again, and one by this call.
+    assert_eq!(items(&response, "ratelimit")[0].1[0].1, "1");
+}
+
+#[tokio::test]
+async fn what_a_handler_says_by_itself_gives_nothing_back() {
+    let clock = ManualClock::default();
+    let service = layer(&clock, [Quota::daily(2)]).layer(service_fn(|_: Request<()>| async {
+        let problem = Problem::new(ErrorCode::NotFound);
+        Ok::<_, Infallible>(problem.into_response::<Full<Bytes>>(&http::Method::GET))
+    }));
+    assert_eq!(status(&service, request()).await, StatusCode::NOT_FOUND);
+    assert_eq!(status(&service, request()).await, StatusCode::NOT_FOUND);
+    assert_eq!(
+        status(&service, request()).await,
+        StatusCode::TOO_MANY_REQUESTS
+    );
+}
+
+#[tokio::test]
+async fn a_limit_of_zero_is_not_blamed_on_the_size_of_the_call() {
+    let clock = ManualClock::default();
+    let service = layer(&clock, [Quota::daily(0)]).layer(service_fn(hello));
+    let refused = service.oneshot(request()).await.unwrap();
+    assert!(!refused.headers().contains_key("retry-after"));
+    let body = refused.into_body().collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&body).contains("The plan does not allow this"));
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use tollgate::{
+    auth::Challenge,
     clock::{Clock, ManualClock, Timestamp},
     error::{ErrorCode, Problem},
     head::RequestHead,
@@ -191,7 +192,7 @@ async fn who_must_pay_is_told_where() {
     }
     let closed = answer(&layer, request("GET", AccessState::Closed)).await;
     assert_eq!(closed.headers["www-authenticate"], "ApiKey realm=\"api\"");
-    let layer = layer.challenge(HeaderValue::from_static("Bearer realm=\"x\""));
+    let layer = layer.challenge(Challenge::with_schemes("x", ["Bearer"]).unwrap());
     let closed = answer(&layer, request("GET", AccessState::Closed)).await;
     assert_eq!(closed.headers["www-authenticate"], "Bearer realm=\"x\"");
 }

@@ -1,4 +1,4 @@
-use std::{fmt::Write as _, time::Duration};
+use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
 use http::{
     HeaderValue,
@@ -8,6 +8,7 @@ use http::{
 use super::{AuthRefusal, Extractor, KeySource};
 use crate::error::{ConfigError, ErrorCode, Problem};
 
+const SEND_A_KEY: &str = "Send an API key with the request.";
 const INVALID: &str = "The credential is not valid.";
 
 /// What a caller without a valid credential is told: which schemes are served, under which realm.
@@ -20,6 +21,7 @@ pub struct Challenge {
     missing: Vec<HeaderValue>,
     invalid: Vec<HeaderValue>,
     ambiguous: Vec<HeaderValue>,
+    how_to_send: Cow<'static, str>,
 }
 
 impl Challenge {
@@ -47,7 +49,12 @@ impl Challenge {
             .any(|source| *source != KeySource::Bearer);
         let api_key = reads_other.then_some("ApiKey");
         let bearer = reads_bearer.then_some("Bearer");
-        Self::with_schemes(realm, api_key.into_iter().chain(bearer))
+        let mut challenge = Self::with_schemes(realm, api_key.into_iter().chain(bearer))?;
+        let places: Vec<String> = extractor.sources().iter().filter_map(place).collect();
+        if !places.is_empty() {
+            challenge.how_to_send = format!("Send an API key as {}.", places.join(" or ")).into();
+        }
+        Ok(challenge)
     }
 
     /// A challenge with schemes of your own, in this order. Only `Bearer` carries error codes.
@@ -70,6 +77,7 @@ impl Challenge {
             missing: Vec::new(),
             invalid: Vec::new(),
             ambiguous: Vec::new(),
+            how_to_send: SEND_A_KEY.into(),
         };
         for (index, scheme) in schemes.into_iter().enumerate() {
             challenge
@@ -102,6 +110,11 @@ impl Challenge {
         Ok(())
     }
 
+    /// The answer to whoever's account has ended.
+    pub(crate) fn account_closed(&self) -> Problem {
+        challenged(ErrorCode::AccountClosed, &self.missing)
+    }
+
     /// The answer to a refusal.
     ///
     /// | refusal | answer |
@@ -119,7 +132,7 @@ impl Challenge {
     pub fn problem(&self, refusal: &AuthRefusal) -> Problem {
         match refusal {
             AuthRefusal::Missing => challenged(ErrorCode::MissingCredentials, &self.missing)
-                .detail("Send an API key with the request."),
+                .detail(self.how_to_send.clone()),
             AuthRefusal::Malformed
             | AuthRefusal::Unknown
             | AuthRefusal::Expired
@@ -159,6 +172,7 @@ impl Default for Challenge {
                 bearer("Bearer realm=\"api\", error=\"invalid_token\""),
             ],
             ambiguous: vec![bearer("Bearer realm=\"api\", error=\"invalid_request\"")],
+            how_to_send: SEND_A_KEY.into(),
         }
     }
 }
@@ -176,6 +190,15 @@ fn value(scheme: &str, realm: &str, error: Option<&str>) -> Result<HeaderValue, 
     }
     HeaderValue::try_from(text)
         .map_err(|source| ConfigError::new("realm", "not a header value").caused_by(source))
+}
+
+/// How a caller sends a key there. A query parameter is not recommended to anybody.
+fn place(source: &KeySource) -> Option<String> {
+    match source {
+        KeySource::Header(name) => Some(format!("`{name}: <key>`")),
+        KeySource::Bearer => Some("`Authorization: Bearer <key>`".to_owned()),
+        KeySource::Query(_) => None,
+    }
 }
 
 const fn is_token_byte(byte: u8) -> bool {

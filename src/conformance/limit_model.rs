@@ -342,8 +342,8 @@ impl LimitModel {
             rule.rule.limit(),
             left,
             reset.map(Duration::from_micros),
-        );
-        state.window = self.window(rule);
+        )
+        .over(self.window(rule));
         state.exceeded = exceeded;
         state.threshold = thresholds(rule.rule)
             .filter(|percent| reached(*percent, used, rule.rule.limit()))
@@ -362,7 +362,7 @@ impl LimitModel {
         let period = match &mut count.kind {
             Kind::Bucket(bucket) => {
                 amount = bucket.charge(amount);
-                0
+                monotonic
             }
             Kind::Window(hits) => {
                 let cell = monotonic / cell_micros(rule.rule);
@@ -445,8 +445,11 @@ impl LimitModel {
             match &mut count.kind {
                 Kind::Bucket(bucket) => {
                     *bucket = bucket.at(now.monotonic_micros());
-                    let back = u128::from(back) * bucket.period;
-                    bucket.missing = bucket.missing.saturating_sub(back);
+                    let age = u128::from(now.monotonic_micros().saturating_sub(hold.period));
+                    if age < bucket.size().div_ceil(bucket.n) {
+                        let back = u128::from(back) * bucket.period;
+                        bucket.missing = bucket.missing.saturating_sub(back);
+                    }
                     bucket.charge(more);
                 }
                 Kind::Window(hits) | Kind::Log(hits) => {

@@ -121,6 +121,33 @@ error_codes! {
 }
 
 impl ErrorCode {
+    /// Whether a layer of this crate refuses a call by this code, as opposed to a failure and to what a service
+    /// says by itself. Such a call did not use what it was charged for.
+    #[must_use]
+    pub const fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            Self::MissingCredentials
+                | Self::AmbiguousCredentials
+                | Self::InvalidCredentials
+                | Self::ModeMismatch
+                | Self::TooManyFailedAttempts
+                | Self::AuthUnavailable
+                | Self::NotSubscribed
+                | Self::InsufficientScope
+                | Self::IpNotAllowed
+                | Self::FeatureNotInPlan
+                | Self::PaymentRequired
+                | Self::ReadOnly
+                | Self::AccountClosed
+                | Self::RateLimited
+                | Self::QuotaExceeded
+                | Self::ConcurrencyLimited
+                | Self::StoreUnavailable
+                | Self::Sunset
+        )
+    }
+
     /// The code for an error answer that the inner service made without saying more than its status.
     #[must_use]
     pub fn for_status(status: StatusCode) -> Self {

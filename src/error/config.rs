@@ -47,6 +47,13 @@ impl ConfigError {
         self
     }
 
+    /// Puts another name in the place of the path's first field, keeping the place within it.
+    pub(crate) fn renamed(mut self, first: &str) -> Self {
+        let rest = self.path.find(['[', '.']).map_or("", |at| &self.path[at..]);
+        self.path = format!("{first}{rest}");
+        self
+    }
+
     /// Reads a document of settings as JSON, naming the field that is wrong.
     pub(crate) fn read_json<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Self> {
         let mut deserializer = serde_json::Deserializer::from_str(text);

@@ -10,17 +10,18 @@ use crate::{
     },
     clock::{Clock, SystemClock},
     error::{ConfigError, ProblemLayer, RenderError},
+    head::RequestHead,
     id::{Environment, PlanName},
     identity::{
-        AuthLayer, Authenticate, CacheSettings, KeyAuthenticator, Keys, PathSet, TenantLayer,
-        Tenants,
+        AuthLayer, Authenticate, CacheSettings, KeyAuthenticator, KeyAuthenticatorBuilder, Keys,
+        PathSet, TenantLayer, Tenants,
     },
     limit::{
         ByIdentity, CostOf, HeaderStyle, LimitKey, LimitLayer, LimitStore, MemoryLimits, Rule,
-        Scope, ThresholdSink,
+        ThresholdSink,
     },
     meter::{MeterLayer, Recorder},
-    plan::{Plan, PlanCatalog},
+    plan::{Plan, PlanCatalog, check_scopes},
     request_id::{RequestIdLayer, TrustInbound},
     route::{MatchedRoute, RouteOf},
     sink::{LogSink, UsageSink},
@@ -35,9 +36,13 @@ pub struct TollgateBuilder {
     auth: Vec<Change<AuthLayer>>,
     cache: CacheSettings,
     ceiling: Vec<Rule>,
+    challenge: Option<Challenge>,
     client_addr: Arc<dyn ClientAddr>,
     clock: Arc<dyn Clock>,
     environment: Option<Environment>,
+    extractor: Extractor,
+    /// What is wrong with settings that are checked where they are made; the first is told by `build`.
+    faults: Vec<ConfigError>,
     formats: Vec<KeyFormat>,
     hasher: KeyHasher,
     keys: Arc<dyn KeyStore>,
@@ -47,7 +52,6 @@ pub struct TollgateBuilder {
     problems: ProblemLayer<dyn RenderError>,
     processes: NonZeroU32,
     public: Vec<String>,
-    refusals: Vec<(&'static str, StatusCode)>,
     request_id: RequestIdLayer<dyn TrustInbound>,
     route_of: Arc<dyn RouteOf>,
     sandbox: Option<String>,
@@ -77,9 +81,12 @@ impl TollgateBuilder {
             auth: Vec::new(),
             cache: CacheSettings::new(),
             ceiling: Vec::new(),
+            challenge: None,
             client_addr: Arc::new(PeerAddr),
             clock: SystemClock::shared(),
             environment: None,
+            extractor: Extractor::default(),
+            faults: Vec::new(),
             formats: Vec::new(),
             hasher: KeyHasher::default(),
             keys: Arc::new(MemoryKeyStore::new()),
@@ -89,7 +96,6 @@ impl TollgateBuilder {
             problems: ProblemLayer::shared(Arc::new(crate::error::ProblemJson::new())),
             processes: NonZeroU32::MIN,
             public: Vec::new(),
-            refusals: Vec::new(),
             request_id: RequestIdLayer::new()
                 .trust_shared(Arc::new(crate::request_id::TrustNobody)),
             route_of: Arc::new(MatchedRoute),
@@ -128,13 +134,13 @@ impl TollgateBuilder {
     }
 
     /// Where keys are kept; in memory unless set.
-    pub fn key_store(mut self, store: impl KeyStore) -> Self {
+    pub fn keys(mut self, store: impl KeyStore) -> Self {
         self.keys = Arc::new(store);
         self
     }
 
     /// Where tenants are kept; in memory unless set.
-    pub fn tenant_store(mut self, store: impl TenantStore) -> Self {
+    pub fn tenants(mut self, store: impl TenantStore) -> Self {
         self.tenants = Arc::new(store);
         self
     }
@@ -182,13 +188,16 @@ impl TollgateBuilder {
     }
 
     /// Where a credential may stand in a request; `X-API-Key`, then `Authorization: Bearer`, unless set.
-    pub fn extractor(self, extractor: Extractor) -> Self {
-        self.auth(|layer| layer.extractor(extractor))
+    pub fn extractor(mut self, extractor: Extractor) -> Self {
+        self.extractor = extractor;
+        self
     }
 
-    /// What a caller without a valid credential is told.
-    pub fn challenge(self, challenge: Challenge) -> Self {
-        self.auth(|layer| layer.challenge(challenge))
+    /// What a caller without a valid credential is told; the schemes of the extractor under the realm `api`
+    /// unless set.
+    pub fn challenge(mut self, challenge: Challenge) -> Self {
+        self.challenge = Some(challenge);
+        self
     }
 
     /// Who hears of refused attempts; the log, at target `tollgate::auth`, unless set.
@@ -200,6 +209,12 @@ impl TollgateBuilder {
     pub fn failure_limit(self, limit: impl Into<Option<FailureLimit>>) -> Self {
         let limit = limit.into();
         self.auth(|layer| layer.failure_limit(limit))
+    }
+
+    /// Takes an `Identity` that an outer layer of yours has put into the request's extensions as it is, without
+    /// a credential; off unless set. For authentication of your own in front of the gate.
+    pub fn inserted_identity(self, on: bool) -> Self {
+        self.auth(move |layer| layer.inserted_identity(on))
     }
 
     /// Sets `X-Tenant-ID`, `X-Plan` and `X-Consumer-ID` on the request, for a proxy behind; off unless set.
@@ -246,7 +261,12 @@ impl TollgateBuilder {
 
     /// The API's name, in usage events and in plans that include some APIs only; `default` unless set.
     pub fn api(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.api = Some(name.into());
+        let name = name.into();
+        if name.is_empty() {
+            let reason = "an API without a name could be in no plan: name it or leave it out";
+            self.faults.push(ConfigError::new("api", reason));
+        }
+        self.api = Some(name);
         self
     }
 
@@ -255,10 +275,16 @@ impl TollgateBuilder {
         self.tenant(move |layer| layer.task_local(on))
     }
 
-    /// The status of a refused change in read-only access; 402 unless set, 400 to 499.
+    /// The status of a refused change in read-only access; 402 unless set.
     pub fn read_only_status(mut self, status: StatusCode) -> Self {
-        self.refusals.push(("read_only_status", status));
+        self.faults.extend(no_refusal("read_only_status", status));
         self.tenant(move |layer| layer.read_only_status(status))
+    }
+
+    /// Decides what only reads, in place of the method, for tenants in read-only access: every gRPC call is a
+    /// POST, for example.
+    pub fn reads(self, hook: impl Fn(&RequestHead<'_>) -> bool + Send + Sync + 'static) -> Self {
+        self.tenant(move |layer| layer.reads(hook))
     }
 
     /// A rule over all tenants together, such as what the service can bear; decided before a tenant's own.
@@ -284,9 +310,9 @@ impl TollgateBuilder {
         self.limit(move |layer| layer.headers(style))
     }
 
-    /// The status of an exceeded quota; 429 unless set, 400 to 499.
+    /// The status of an exceeded quota; 429 unless set.
     pub fn quota_status(mut self, status: StatusCode) -> Self {
-        self.refusals.push(("quota_status", status));
+        self.faults.extend(no_refusal("quota_status", status));
         self.limit(move |layer| layer.quota_status(status))
     }
 
@@ -296,7 +322,11 @@ impl TollgateBuilder {
     }
 
     /// How long a decision may take before the rules' failure policy decides; 50 ms unless set.
-    pub fn limit_deadline(self, deadline: Duration) -> Self {
+    pub fn limit_deadline(mut self, deadline: Duration) -> Self {
+        if deadline.is_zero() {
+            let reason = "no decision could be made in no time: write 50 ms or so";
+            self.faults.push(ConfigError::new("limit_deadline", reason));
+        }
         self.limit(move |layer| layer.deadline(deadline))
     }
 
@@ -339,134 +369,138 @@ impl TollgateBuilder {
     ///
     /// [`ConfigError`] names the setting, such as `plans[pro].rules[0].burst`, says what is wrong and how to
     /// mend it.
-    pub fn build(self) -> Result<Tollgate, ConfigError> {
-        let plans = match self.plans {
-            Plans::Catalog(catalog) => catalog,
-            Plans::List(plans) if plans.is_empty() => {
-                let reason = "a gate needs at least one plan: add `.plans([Plan::new(\"free\")])`";
-                return Err(ConfigError::new("plans", reason));
-            }
-            Plans::List(plans) => PlanCatalog::new(plans)?,
-        };
-        check_scopes(&plans, &self.scopes)?;
-        check_refusals(&self.refusals)?;
-        let recorder = match self.usage {
-            Usage::Recorder(recorder) => recorder,
-            Usage::Sink(sink) => {
-                let recorder = Recorder::builder(sink).clock(Arc::clone(&self.clock));
-                recorder.build().map_err(|error| error.under("usage"))?
-            }
+    pub fn build(mut self) -> Result<Tollgate, ConfigError> {
+        if !self.faults.is_empty() {
+            return Err(self.faults.swap_remove(0));
+        }
+        let plans = self.plans.catalog()?;
+        plans.know_scopes(&self.scopes)?;
+        check_scopes(&self.ceiling, &self.scopes).map_err(|error| error.under("ceiling"))?;
+        let recorder = self.usage.recorder(&self.clock)?;
+        let challenge = match self.challenge {
+            Some(challenge) => challenge,
+            None => Challenge::for_extractor("api", &self.extractor)?,
         };
 
-        let mut keys = KeyAuthenticator::builder(
+        let keys = Keys::new(
             Arc::clone(&self.keys),
             Arc::clone(&self.tenants),
             plans.clone(),
-        );
-        keys = keys.cache(self.cache).hasher(self.hasher.clone());
-        let first_format = self.formats.first().cloned().unwrap_or_default();
-        keys = self
+            Arc::clone(&self.clock),
+        )
+        .format(self.formats.first().cloned().unwrap_or_default())
+        .hasher(self.hasher.clone());
+        let tenants = Tenants::new(Arc::clone(&self.tenants), plans.clone());
+
+        let mut known = KeyAuthenticator::builder(self.keys, self.tenants, plans.clone())
+            .cache(self.cache)
+            .hasher(self.hasher);
+        known = self
             .formats
             .into_iter()
-            .fold(keys, |keys, format| keys.format(format));
+            .fold(known, KeyAuthenticatorBuilder::format);
         if let Some(environment) = self.environment {
-            keys = keys.only(environment);
+            known = known.only(environment);
         }
         if let Some(name) = self.sandbox {
-            let name = PlanName::new(name).map_err(|source| {
-                ConfigError::new("sandbox", source.to_string()).caused_by(source)
-            })?;
-            keys = keys.sandbox_plan(name);
+            known = known.sandbox_plan(sandbox(&name, &plans)?);
         }
-        let auth = AuthLayer::new(keys.build()?)
+        let public = PathSet::new(&self.public).map_err(|error| error.renamed("public"))?;
+        let auth = AuthLayer::new(known.build()?)
             .clock(Arc::clone(&self.clock))
             .client_addr(Arc::clone(&self.client_addr))
-            .public(PathSet::new(&self.public)?);
-
-        let mut tenant = TenantLayer::new().clock(Arc::clone(&self.clock));
-        let mut meter = MeterLayer::new(recorder.clone()).route_of(Arc::clone(&self.route_of));
-        if let Some(api) = &self.api {
-            tenant = tenant.api(Arc::clone(api));
-            meter = meter.api(api);
-        }
-        let limits = LimitLayer::by_identity(Arc::clone(&self.limit_store))
+            .extractor(self.extractor)
+            .challenge(challenge.clone())
+            .public(public);
+        let mut tenant = TenantLayer::new()
             .clock(Arc::clone(&self.clock))
+            .challenge(challenge);
+        let mut meter = MeterLayer::new(recorder.clone()).route_of(Arc::clone(&self.route_of));
+        if let Some(api) = self.api {
+            meter = meter.api(&api);
+            tenant = tenant.api(api);
+        }
+        let limits = LimitLayer::by_identity(self.limit_store)
+            .clock(self.clock)
             .client_addr(self.client_addr)
             .route_of(self.route_of)
             .processes(self.processes);
-        let ceiling = LimitLayer::new(self.limit_store, self.ceiling)
-            .map_err(|error| error.under("ceiling"))?
-            .headers(HeaderStyle::Off)
-            .clock(Arc::clone(&self.clock))
-            .processes(self.processes);
-
+        let limits = applied(self.limits, limits);
+        let ceiling = limits
+            .every_call(self.ceiling)
+            .map_err(|error| error.under("ceiling"))?;
         let layer = TollgateLayer {
             request_id: self.request_id,
             problems: self.problems,
             meter,
-            auth: self
-                .auth
-                .into_iter()
-                .fold(auth, |layer, change| change(layer)),
-            tenant: self
-                .tenant
-                .into_iter()
-                .fold(tenant, |layer, change| change(layer)),
-            ceiling,
-            limits: self
-                .limits
-                .into_iter()
-                .fold(limits, |layer, change| change(layer)),
+            auth: applied(self.auth, auth),
+            tenant: applied(self.tenant, tenant),
+            ceiling: ceiling.headers(HeaderStyle::Off),
+            limits,
         };
-        let keys = Keys::new(
-            self.keys,
-            Arc::clone(&self.tenants),
-            plans.clone(),
-            self.clock,
-        )
-        .format(first_format)
-        .hasher(self.hasher);
-        let tenants = Tenants::new(self.tenants, plans.clone());
         recorder.start();
+        let shared = Shared {
+            layer,
+            keys,
+            tenants,
+            plans,
+            recorder,
+        };
         Ok(Tollgate {
-            shared: Arc::new(Shared {
-                layer,
-                keys,
-                tenants,
-                plans,
-                recorder,
-            }),
+            shared: Arc::new(shared),
         })
     }
 }
 
-/// A rule of a custom scope without its hook would never apply.
-fn check_scopes(plans: &PlanCatalog, scopes: &[Arc<str>]) -> Result<(), ConfigError> {
-    for plan in plans.snapshot() {
-        for (index, rule) in plan.rules().iter().enumerate() {
-            if let Scope::Custom(name) = &rule.scope
-                && !scopes.contains(name)
-            {
-                let path = format!("plans[{}].rules[{index}].scope", plan.name());
-                let reason = format!(
-                    "no hook gives values for the scope `{name}`: add `.scope(\"{name}\", ..)`"
-                );
-                return Err(ConfigError::new(path, reason));
+impl Plans {
+    fn catalog(self) -> Result<PlanCatalog, ConfigError> {
+        match self {
+            Self::Catalog(catalog) => Ok(catalog),
+            Self::List(plans) if plans.is_empty() => {
+                let reason = "a gate needs at least one plan: add `.plans([Plan::new(\"free\")])`";
+                Err(ConfigError::new("plans", reason))
             }
+            Self::List(plans) => PlanCatalog::new(plans),
         }
     }
-    Ok(())
 }
 
-/// Under any other status a refusal would pass for an answer of the service, or for its failure.
-fn check_refusals(refusals: &[(&'static str, StatusCode)]) -> Result<(), ConfigError> {
-    for (setting, status) in refusals {
-        if !status.is_client_error() {
-            let reason = format!("{status} does not tell a caller of a refusal: name 400 to 499");
-            return Err(ConfigError::new(*setting, reason));
+impl Usage {
+    fn recorder(self, clock: &Arc<dyn Clock>) -> Result<Recorder, ConfigError> {
+        match self {
+            Self::Recorder(recorder) => Ok(recorder),
+            Self::Sink(sink) => Recorder::builder(sink)
+                .clock(Arc::clone(clock))
+                .build()
+                .map_err(|error| error.under("usage")),
         }
     }
-    Ok(())
+}
+
+fn applied<L>(changes: Vec<Change<L>>, layer: L) -> L {
+    changes
+        .into_iter()
+        .fold(layer, |layer, change| change(layer))
+}
+
+/// A refusal must look like one.
+fn no_refusal(setting: &str, status: StatusCode) -> Option<ConfigError> {
+    let is_error = status.is_client_error() || status.is_server_error();
+    (!is_error).then(|| {
+        let reason = format!("{status} would tell the caller that all is well: write a 4xx");
+        ConfigError::new(setting, reason)
+    })
+}
+
+fn sandbox(name: &str, plans: &PlanCatalog) -> Result<PlanName, ConfigError> {
+    let wrong = |reason: String| ConfigError::new("sandbox", reason);
+    let name = PlanName::new(name).map_err(|source| wrong(source.to_string()).caused_by(source))?;
+    if plans.find(&name).is_none() {
+        return Err(wrong(format!(
+            "there is no plan `{name}`: add it or name another"
+        )));
+    }
+    Ok(name)
 }
 
 impl fmt::Debug for TollgateBuilder {

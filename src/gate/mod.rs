@@ -50,5 +50,5 @@ pub use self::{
     builder::TollgateBuilder,
     health::Health,
     layer::{GateBody, GateFuture, GateService, TollgateLayer},
-    tollgate::Tollgate,
+    tollgate::{Tollgate, WarmUpError},
 };

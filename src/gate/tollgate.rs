@@ -68,9 +68,20 @@ impl Tollgate {
     /// Makes ready for the first request: starts the task that writes usage, where
     /// [`build`](TollgateBuilder::build) ran outside a runtime. Calling it again changes nothing.
     ///
-    /// Must be called within a tokio runtime.
-    pub fn warm_up(&self) {
-        self.shared.recorder.start();
+    /// # Errors
+    ///
+    /// [`WarmUpError`] when usage cannot be written: outside of a tokio runtime, and after
+    /// [`shutdown`](Self::shutdown).
+    #[expect(
+        clippy::unused_async,
+        reason = "stores that are reached over a network are connected here"
+    )]
+    pub async fn warm_up(&self) -> Result<(), WarmUpError> {
+        if self.shared.recorder.start() {
+            Ok(())
+        } else {
+            Err(WarmUpError::UsageNotWritten)
+        }
     }
 
     /// Waits until open calls have ended and their usage is written, at most `deadline`; says what became of
@@ -82,4 +93,13 @@ impl Tollgate {
     pub async fn shutdown(&self, deadline: Duration) -> FlushReport {
         self.shared.recorder.shutdown(deadline).await
     }
+}
+
+/// The gate is not ready for traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WarmUpError {
+    /// The task that writes usage does not run: there is no tokio runtime, or the gate was shut down.
+    #[error("no task writes usage: call it within a tokio runtime, before a shutdown")]
+    UsageNotWritten,
 }

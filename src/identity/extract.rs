@@ -23,8 +23,8 @@ pub struct MissingIdentity {
 impl IntoResponse for MissingIdentity {
     fn into_response(self) -> Response {
         let detail = format!(
-            "a handler asked for {} and no Identity is there: put AuthLayer outside of it, and not on a \
-             public path",
+            "a handler asked for {} and no Identity is there: put the route, which must not be a public path, \
+             behind AuthLayer, or before `.layer(gate.layer())`",
             self.wanted
         );
         Problem::new(ErrorCode::LayerMissing)

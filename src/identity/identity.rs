@@ -6,10 +6,10 @@ use crate::{
     auth::KeyRecord,
     clock::Timestamp,
     error::ConfigError,
-    id::{Environment, KeyId},
+    id::{Environment, KeyId, TenantId},
     limit::{LimitSet, Owner, Rule, RuleSet},
     plan::CompiledPlan,
-    tenant::Tenant,
+    tenant::{Tenant, TenantRecord},
 };
 
 /// What a credential, a key or a token, grants its bearer.
@@ -50,7 +50,9 @@ impl From<&KeyRecord> for Grant {
 /// Who calls, fully resolved: credential, tenant, plan and compiled rules.
 ///
 /// A cheap handle; the one request extension that carries the identity. Whoever has authentication of their
-/// own makes one with [`Identity::new`] and inserts it into the request's extensions.
+/// own makes one with [`Identity::of_tenant`] or [`Identity::new`] and inserts it into the request's extensions:
+/// the layers further in limit and meter by it. A whole gate takes it where
+/// [`inserted_identity`](crate::TollgateBuilder::inserted_identity) is on.
 #[derive(Clone)]
 pub struct Identity(Arc<Inner>);
 
@@ -89,6 +91,23 @@ impl Identity {
             grant,
             limits,
         })))
+    }
+
+    /// A tenant on a plan, without a key, scopes or limits of its own: for authentication of your own.
+    ///
+    /// Keep and reuse it, as with [`Identity::new`].
+    #[must_use]
+    pub fn of_tenant(id: TenantId, plan: Arc<CompiledPlan>) -> Self {
+        let record = TenantRecord::new(id, plan.name().clone());
+        let tenant = Tenant::new(Arc::new(record));
+        let owner = Owner::tenant(tenant.id().clone());
+        let limits = Arc::new(LimitSet::new(owner, Arc::clone(plan.rule_set())));
+        Self(Arc::new(Inner {
+            tenant,
+            plan,
+            grant: Grant::default(),
+            limits,
+        }))
     }
 
     /// The tenant.

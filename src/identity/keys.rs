@@ -84,7 +84,19 @@ pub enum KeysError {
     /// The operating system gave no random bytes.
     #[error("no new key could be made")]
     Random(#[from] RandomError),
-    /// The key store failed, or has no such key.
+    /// There is no such key.
+    #[error("there is no key `{id}`")]
+    NotFound {
+        /// The id that was given.
+        id: KeyId,
+    },
+    /// The key was revoked or has expired: it cannot be rotated.
+    #[error("key `{id}` no longer works: issue a new one")]
+    NotUsable {
+        /// The key.
+        id: KeyId,
+    },
+    /// The key store failed.
     #[error("the key store did not do it")]
     Store(#[from] KeyStoreError),
     /// The tenant store failed.
@@ -248,8 +260,8 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// [`KeysError::Store`] with [`KeyStoreError::NotFound`], or with [`KeyStoreError::NotUsable`] for a key
-    /// that was revoked or has expired; or a failure of the store.
+    /// [`KeysError::NotFound`]; [`KeysError::NotUsable`] for a key that was revoked or has expired; or a failure of
+    /// the store.
     ///
     /// # Cancel safety
     ///
@@ -257,9 +269,9 @@ impl Keys {
     pub async fn rotate(&self, id: &KeyId, overlap: Duration) -> Result<IssuedKey, KeysError> {
         let now = self.clock.now().wall();
         let old = self.keys.find_by_id(id).await?;
-        let old = old.ok_or(KeyStoreError::NotFound)?;
+        let old = old.ok_or_else(|| KeysError::NotFound { id: id.clone() })?;
         if !old.is_usable_at(now) {
-            return Err(KeyStoreError::NotUsable.into());
+            return Err(KeysError::NotUsable { id: id.clone() });
         }
         let key = self.format.generate(old.environment)?;
         let digest = self.hasher.digest(key.expose());
@@ -273,7 +285,8 @@ impl Keys {
             .map(|end| now.saturating_add(end.saturating_since(old.created_at)));
         record.version = 0;
         let end = now.saturating_add(overlap);
-        let record = self.keys.rotate(&old.id, end, digest, record, now).await?;
+        let rotated = self.keys.rotate(&old.id, end, digest, record, now).await;
+        let record = rotated.map_err(|error| about(id, error))?;
         Ok(IssuedKey { key, record })
     }
 
@@ -281,10 +294,11 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// [`KeysError::Store`] when there is no such key or the store failed.
+    /// [`KeysError::NotFound`], or [`KeysError::Store`] when the store failed.
     pub async fn revoke(&self, id: &KeyId) -> Result<Arc<KeyRecord>, KeysError> {
         let now = self.clock.now().wall();
-        Ok(self.keys.revoke(id, now).await?)
+        let revoked = self.keys.revoke(id, now).await;
+        revoked.map_err(|error| about(id, error))
     }
 
     /// All keys of a tenant, revoked ones included, oldest first.
@@ -385,4 +399,14 @@ fn random_id() -> Result<KeyId, KeysError> {
     getrandom::fill(&mut random).map_err(RandomError)?;
     let text = format!("key_{:032x}", u128::from_be_bytes(random));
     KeyId::new(text).map_err(|source| invalid("id", source))
+}
+
+/// Names the key that the store speaks of.
+fn about(id: &KeyId, error: KeyStoreError) -> KeysError {
+    let id = id.clone();
+    match error {
+        KeyStoreError::NotFound => KeysError::NotFound { id },
+        KeyStoreError::NotUsable => KeysError::NotUsable { id },
+        error => KeysError::Store(error),
+    }
 }

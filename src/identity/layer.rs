@@ -73,6 +73,7 @@ pub(super) struct Settings {
     extractor: Extractor,
     failures: Option<FailureLimit>,
     forward_headers: bool,
+    inserted: bool,
     keep_credential: bool,
     optional: bool,
     preflight: bool,
@@ -95,6 +96,7 @@ impl AuthLayer {
                 extractor: Extractor::default(),
                 failures: Some(FailureLimit::default()),
                 forward_headers: false,
+                inserted: false,
                 keep_credential: false,
                 optional: false,
                 preflight: false,
@@ -150,6 +152,12 @@ impl AuthLayer {
     /// behind; off unless set. What a client sends under these names is removed either way.
     pub fn forward_headers(self, on: bool) -> Self {
         self.with(|settings| settings.forward_headers = on)
+    }
+
+    /// Whether an [`Identity`] that an outer layer of yours has put into the request's extensions is taken as it
+    /// is, without a credential; off unless set. For authentication of your own in front of this layer.
+    pub fn inserted_identity(self, on: bool) -> Self {
+        self.with(|settings| settings.inserted = on)
     }
 
     /// Whether the header or parameter that held the credential stays in the request; off unless set.
@@ -213,6 +221,11 @@ impl Settings {
         }
         if self.preflight && is_preflight(head) {
             return Verdict::Public(PublicPath::Preflight);
+        }
+        if self.inserted
+            && let Some(identity) = head.extensions().get::<Identity>()
+        {
+            return Verdict::Known(identity.clone(), None);
         }
         let mut caller = Caller {
             address: self.client_addr.client_addr(head),

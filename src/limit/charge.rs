@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     body::ResponseBody,
-    clock::Now,
+    clock::Clock,
     error::{ErrorCode, Problem},
     meter::Meter,
 };
@@ -34,11 +34,15 @@ pub(super) struct Charge {
     pub(super) set: Arc<LimitSet>,
     pub(super) scopes: ScopeValues,
     pub(super) cost: Cost,
-    pub(super) now: Now,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) decision: Decision,
     pub(super) meter: Option<Meter>,
     pub(super) ending: Ending,
 }
+
+/// In the extensions of a refusal by a [`LimitLayer`](super::LimitLayer), for another one outside of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RefusedByLimit;
 
 /// How the call ended, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +58,14 @@ pub(super) enum Ending {
 impl Charge {
     /// Notes how the response speaks of the call, and lets the response speak of the limits.
     pub(super) fn observe<B>(&mut self, settings: &Settings, response: &mut Response<B>) {
-        self.ending = match response.extensions().get::<Problem>().map(Problem::code) {
-            Some(
-                ErrorCode::RateLimited | ErrorCode::QuotaExceeded | ErrorCode::ConcurrencyLimited,
-            ) => Ending::RefusedByLimit,
-            Some(_) => Ending::Failed,
-            None if response.status().is_server_error() => Ending::Failed,
-            None => Ending::Used,
+        let extensions = response.extensions();
+        let code = extensions.get::<Problem>().map(Problem::code);
+        self.ending = if extensions.get::<RefusedByLimit>().is_some() {
+            Ending::RefusedByLimit
+        } else if response.status().is_server_error() || code.is_some_and(ErrorCode::is_refusal) {
+            Ending::Failed
+        } else {
+            Ending::Used
         };
         headers::write(
             settings.headers,
@@ -86,16 +91,19 @@ impl Charge {
         self.ending = Ending::Failed;
     }
 
-    /// What the call really took: a custom quantity that the handler has named replaces what was held.
+    /// What the call really took: a custom quantity that the handler has named replaces what was held, and a
+    /// reservation that it never named was not needed.
     fn actual(&self) -> Cost {
         let mut actual = self.cost.clone();
-        let Some(meter) = &self.meter else {
-            return actual;
-        };
         for rule in self.set.rules() {
-            if let Unit::Custom(name) = &rule.rule().unit
-                && let Some(used) = meter.named_quantity(name)
-            {
+            let Unit::Custom(name) = rule.unit() else {
+                continue;
+            };
+            let named = self
+                .meter
+                .as_ref()
+                .and_then(|meter| meter.named_quantity(name));
+            if let Some(used) = named.or_else(|| self.cost.is_reserved(name).then_some(0)) {
                 actual = actual.with(Arc::clone(name), used);
             }
         }
@@ -127,7 +135,8 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         if let Some(settlement) = self.settlement() {
-            let call = LimitCall::new(&self.set, &self.scopes, &self.cost, self.now);
+            // The time of now, not of the decision: a bucket has been refilled in between.
+            let call = LimitCall::new(&self.set, &self.scopes, &self.cost, self.clock.now());
             self.store
                 .settle(&call, &self.decision.receipt, &settlement);
         }

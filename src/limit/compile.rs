@@ -21,6 +21,10 @@ pub struct CompiledRule {
     algorithm: CompiledAlgorithm,
     shape: Arc<str>,
     thresholds: Box<[Threshold]>,
+    // What follows from the above and is asked on each call.
+    limit: u64,
+    refuses: bool,
+    window_micros: Option<u64>,
 }
 
 /// How a rule counts, as integers.
@@ -107,21 +111,43 @@ impl CompiledRule {
     /// The limit: a bucket's burst, a window's or a quota's limit; [`u64::MAX`] when unlimited.
     #[must_use]
     pub const fn limit(&self) -> u64 {
-        match &self.algorithm {
-            CompiledAlgorithm::TokenBucket(bucket) => bucket.burst(),
-            CompiledAlgorithm::SlidingWindow(window) => window.limit(),
-            CompiledAlgorithm::SlidingLog(log) => log.limit(),
-            CompiledAlgorithm::Quota(quota) => quota.limit(),
-            CompiledAlgorithm::Concurrency(gauge) => gauge.limit(),
-            CompiledAlgorithm::Unlimited => u64::MAX,
-        }
+        self.limit
+    }
+
+    /// The length of the window that the limit is for, where it is always the same: a bucket's time to fill, a
+    /// window's length.
+    #[must_use]
+    pub fn window(&self) -> Option<Duration> {
+        self.window_micros.map(Duration::from_micros)
+    }
+
+    pub(super) const fn window_micros(&self) -> Option<u64> {
+        self.window_micros
     }
 
     /// Whether the rule refuses calls above its limit: neither a shadow rule nor one that warns or counts
     /// overage.
     #[must_use]
-    pub fn refuses(&self) -> bool {
-        !self.rule.shadow && self.rule.action == Action::Refuse
+    pub const fn refuses(&self) -> bool {
+        self.refuses
+    }
+
+    /// Whether the rule is decided without a count: a limit of zero that refuses needs none, and a bucket that
+    /// holds nothing has none.
+    pub(super) fn needs_no_count(&self) -> bool {
+        self.limit == 0
+            && (self.refuses || matches!(self.algorithm, CompiledAlgorithm::TokenBucket(_)))
+    }
+
+    /// Whether the count of the rule is known from its owner alone, whatever the call.
+    pub(super) const fn is_fixed_by_owner(&self) -> bool {
+        matches!(self.rule.scope, Scope::Tenant | Scope::Key)
+    }
+
+    /// Whether the rule has a count and its owner alone tells which.
+    pub(super) fn counts_by_owner(&self) -> bool {
+        let counts = !matches!(self.algorithm, CompiledAlgorithm::Unlimited);
+        counts && !self.needs_no_count() && self.is_fixed_by_owner()
     }
 
     /// The thresholds in rising order, each once.
@@ -133,6 +159,10 @@ impl CompiledRule {
     /// The highest threshold, in percent, that a use of so many units reaches; 0 when none.
     #[must_use]
     pub fn threshold_at(&self, used: u64) -> u8 {
+        match self.thresholds.first() {
+            Some(lowest) if used >= lowest.units => {}
+            _ => return 0,
+        }
         self.thresholds
             .iter()
             .rev()
@@ -162,14 +192,35 @@ fn compile_one(rule: &Rule) -> Result<CompiledRule, ConfigError> {
         check_text("unit", name)?;
     }
     let (algorithm, shape) = compile_algorithm(&rule.algorithm)?;
-    let mut compiled = CompiledRule {
+    let limit = algorithm.limit();
+    Ok(CompiledRule {
         rule: rule.clone(),
-        algorithm,
         shape: shape.into(),
-        thresholds: Box::default(),
-    };
-    compiled.thresholds = compile_thresholds(&rule.thresholds, compiled.limit())?;
-    Ok(compiled)
+        thresholds: compile_thresholds(&rule.thresholds, limit)?,
+        limit,
+        refuses: !rule.shadow && rule.action == Action::Refuse,
+        window_micros: match (&algorithm, &rule.algorithm) {
+            (CompiledAlgorithm::TokenBucket(bucket), _) => Some(bucket.refill_micros()),
+            (_, Algorithm::SlidingWindow { window, .. } | Algorithm::SlidingLog { window, .. }) => {
+                Some(crate::clock::micros(*window))
+            }
+            _ => None,
+        },
+        algorithm,
+    })
+}
+
+impl CompiledAlgorithm {
+    const fn limit(&self) -> u64 {
+        match self {
+            Self::TokenBucket(bucket) => bucket.burst(),
+            Self::SlidingWindow(window) => window.limit(),
+            Self::SlidingLog(log) => log.limit(),
+            Self::Quota(quota) => quota.limit(),
+            Self::Concurrency(gauge) => gauge.limit(),
+            Self::Unlimited => u64::MAX,
+        }
+    }
 }
 
 fn compile_algorithm(algorithm: &Algorithm) -> Result<(CompiledAlgorithm, String), ConfigError> {

@@ -15,7 +15,14 @@ use crate::head::RequestHead;
 pub struct Cost {
     requests: u64,
     bytes: u64,
-    custom: SmallVec<[(Arc<str>, u64); 2]>,
+    custom: SmallVec<[CustomCost; 2]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct CustomCost {
+    name: Arc<str>,
+    amount: u64,
+    is_reserved: bool,
 }
 
 impl Default for Cost {
@@ -45,16 +52,37 @@ impl Cost {
         self
     }
 
-    /// Sets a custom quantity, such as the tokens that a call reserves before they are used.
+    /// Charges a custom quantity before the call. It stays charged unless the handler names the quantity: then
+    /// the difference is settled when the call ends.
     #[must_use]
-    pub fn with(mut self, name: impl Into<Arc<str>>, n: u64) -> Self {
-        let name = name.into();
-        let n = n.min(Self::MAX);
-        match self.custom.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, amount)) => *amount = n,
-            None => self.custom.push((name, n)),
+    pub fn with(self, name: impl Into<Arc<str>>, n: u64) -> Self {
+        self.set(name.into(), n, false)
+    }
+
+    /// Holds a custom quantity for the call, such as the most tokens that it may use. What the handler has named
+    /// by the end of the call stays charged and the rest is released, all of it where nothing was named.
+    #[must_use]
+    pub fn reserve(self, name: impl Into<Arc<str>>, n: u64) -> Self {
+        self.set(name.into(), n, true)
+    }
+
+    fn set(mut self, name: Arc<str>, n: u64, is_reserved: bool) -> Self {
+        let amount = n.min(Self::MAX);
+        let cost = CustomCost {
+            name,
+            amount,
+            is_reserved,
+        };
+        match self.custom.iter_mut().find(|known| known.name == cost.name) {
+            Some(known) => *known = cost,
+            None => self.custom.push(cost),
         }
         self
+    }
+
+    pub(super) fn is_reserved(&self, name: &str) -> bool {
+        let mut custom = self.custom.iter();
+        custom.any(|cost| *cost.name == *name && cost.is_reserved)
     }
 
     /// The amount of one unit, zero when the call takes none of it.
@@ -63,11 +91,12 @@ impl Cost {
         match unit {
             Unit::Requests => self.requests,
             Unit::Bytes => self.bytes,
-            Unit::Custom(name) => self
-                .custom
-                .iter()
-                .find(|(known, _)| known == name)
-                .map_or(0, |(_, amount)| *amount),
+            Unit::Custom(name) => {
+                let mut custom = self.custom.iter();
+                custom
+                    .find(|cost| cost.name == *name)
+                    .map_or(0, |cost| cost.amount)
+            }
         }
     }
 }

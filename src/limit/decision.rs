@@ -7,6 +7,15 @@ use std::{
 
 use smallvec::SmallVec;
 
+use super::reading::Reading;
+use crate::clock::micros;
+
+/// The states of a call's rules; up to three without an allocation.
+pub type RuleStates = SmallVec<[RuleState; 3]>;
+
+/// The charges of a call; up to three without an allocation.
+pub type Holds = SmallVec<[Hold; 3]>;
+
 /// The answer for one call over all its rules.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -14,9 +23,9 @@ pub struct Decision {
     /// Whether the call may pass.
     pub outcome: Outcome,
     /// The state of each rule that applied, in the order of the rules, after the decision.
-    pub states: SmallVec<[RuleState; 4]>,
+    pub states: RuleStates,
     /// Thresholds that this call was the first to cross in their period.
-    pub crossings: SmallVec<[Crossing; 1]>,
+    pub crossings: Vec<Crossing>,
     /// What was charged; empty when the call was refused.
     pub receipt: Receipt,
 }
@@ -28,18 +37,18 @@ impl Decision {
         Self {
             outcome: Outcome::Admitted { overage: false },
             states: SmallVec::new(),
-            crossings: SmallVec::new(),
+            crossings: Vec::new(),
             receipt: Receipt::default(),
         }
     }
 
     /// A decision from its parts; for implementors of [`LimitStore`](super::LimitStore).
     #[must_use]
-    pub const fn new(outcome: Outcome, states: SmallVec<[RuleState; 4]>, receipt: Receipt) -> Self {
+    pub const fn new(outcome: Outcome, states: RuleStates, receipt: Receipt) -> Self {
         Self {
             outcome,
             states,
-            crossings: SmallVec::new_const(),
+            crossings: Vec::new(),
             receipt,
         }
     }
@@ -92,12 +101,8 @@ pub struct RuleState {
     pub limit: u64,
     /// Units left now.
     pub remaining: u64,
-    /// The time until more units than now are available (`t` of the `RateLimit` header field); `None` when
-    /// the rule is full or the time is unknown.
-    pub reset: Option<Duration>,
-    /// The real length of the window that `limit` is for (`w` of the `RateLimit-Policy` header field): a
-    /// bucket's time to fill, this month's length; `None` for a concurrency limit.
-    pub window: Option<Duration>,
+    reset: Micros,
+    window: Micros,
     /// The rule was above its limit for this call: it refused, warned, or counted overage.
     pub exceeded: bool,
     /// The highest threshold, in percent, that the use has reached; 0 when none.
@@ -105,18 +110,75 @@ pub struct RuleState {
 }
 
 impl RuleState {
-    /// A state from its parts, neither exceeded nor at a threshold.
+    /// A state from its parts, neither exceeded nor at a threshold. Times are kept in whole microseconds.
     #[must_use]
-    pub const fn new(rule: usize, limit: u64, remaining: u64, reset: Option<Duration>) -> Self {
+    pub fn new(rule: usize, limit: u64, remaining: u64, reset: Option<Duration>) -> Self {
         Self {
             rule,
             limit,
             remaining,
-            reset,
-            window: None,
+            reset: Micros::new(reset.map(micros)),
+            window: Micros::UNKNOWN,
             exceeded: false,
             threshold: 0,
         }
+    }
+
+    /// A state as an algorithm reads it, of a rule whose window has the same length at all times or the length
+    /// that was read.
+    #[inline]
+    pub(super) fn read(
+        rule: usize,
+        limit: u64,
+        reading: &Reading,
+        window_micros: Option<u64>,
+    ) -> Self {
+        Self {
+            rule,
+            limit,
+            remaining: reading.remaining,
+            reset: Micros::new(reading.reset_micros),
+            window: Micros::new(window_micros.or(reading.window_micros)),
+            exceeded: false,
+            threshold: 0,
+        }
+    }
+
+    /// Sets the real length of the window that `limit` is for.
+    #[must_use]
+    pub fn over(mut self, window: Option<Duration>) -> Self {
+        self.window = Micros::new(window.map(micros));
+        self
+    }
+
+    /// The time until more units than now are available (`t` of the `RateLimit` header field); `None` when
+    /// the rule is full or the time is unknown.
+    #[must_use]
+    pub fn reset(&self) -> Option<Duration> {
+        self.reset.get()
+    }
+
+    /// The real length of the window that `limit` is for (`w` of the `RateLimit-Policy` header field): a
+    /// bucket's time to fill, this month's length; `None` for a concurrency limit.
+    #[must_use]
+    pub fn window(&self) -> Option<Duration> {
+        self.window.get()
+    }
+}
+
+/// Microseconds or nothing in one word: a decision is moved several times, and its states make most of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Micros(u64);
+
+impl Micros {
+    const UNKNOWN: Self = Self(u64::MAX);
+
+    fn new(micros: Option<u64>) -> Self {
+        micros.map_or(Self::UNKNOWN, Self)
+    }
+
+    fn get(self) -> Option<Duration> {
+        (self != Self::UNKNOWN).then(|| Duration::from_micros(self.0))
     }
 }
 
@@ -153,19 +215,24 @@ impl Crossing {
 #[derive(Debug, Default)]
 pub struct Receipt {
     id: u128,
-    holds: SmallVec<[Hold; 4]>,
+    holds: Holds,
     settled: AtomicBool,
 }
 
 impl Receipt {
     /// A receipt for the given charges; for implementors of [`LimitStore`](super::LimitStore).
     #[must_use]
-    pub const fn new(id: u128, holds: SmallVec<[Hold; 4]>) -> Self {
+    pub const fn new(id: u128, holds: Holds) -> Self {
         Self {
             id,
             holds,
             settled: AtomicBool::new(false),
         }
+    }
+
+    #[inline]
+    pub(super) fn push(&mut self, hold: Hold) {
+        self.holds.push(hold);
     }
 
     /// The store's own number for the receipt; 0 in stores that need none.

@@ -76,7 +76,7 @@ pub(super) fn write(
             if let Some(state) = visible.iter().min_by(|a, b| tightness(a, b)) {
                 headers.insert(X_LIMIT, HeaderValue::from(state.limit));
                 headers.insert(X_REMAINING, HeaderValue::from(state.remaining));
-                let reset = state.reset.map_or(0, wait_seconds);
+                let reset = state.reset().map_or(0, wait_seconds);
                 headers.insert(X_RESET, HeaderValue::from(reset));
             }
         }
@@ -99,8 +99,9 @@ fn tightness(a: &RuleState, b: &RuleState) -> std::cmp::Ordering {
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, text: String) {
     // Rule names are checked when a plan is compiled, so the text is a legal field value.
+    // A field of a limit further in stays: several lines are one list (RFC 9651 section 3.1).
     if let Ok(value) = HeaderValue::try_from(text) {
-        headers.insert(name, value);
+        headers.append(name, value);
     }
 }
 
@@ -140,7 +141,7 @@ fn push_number(text: &mut String, parameter: &str, n: u64) {
 
 fn push_policy(text: &mut String, set: &LimitSet, state: &RuleState) {
     push_number(text, ";q=", state.limit);
-    if let Some(window) = state.window {
+    if let Some(window) = state.window() {
         push_number(text, ";w=", wait_seconds(window));
     }
     let Some(rule) = set.rules().get(state.rule) else {
@@ -156,7 +157,7 @@ fn push_policy(text: &mut String, set: &LimitSet, state: &RuleState) {
 
 fn push_state(text: &mut String, _: &LimitSet, state: &RuleState) {
     push_number(text, ";r=", state.remaining);
-    if let Some(reset) = state.reset {
+    if let Some(reset) = state.reset() {
         push_number(text, ";t=", wait_seconds(reset));
     }
 }

@@ -1,4 +1,12 @@
-use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use http::StatusCode;
 use tower_layer::Layer;
@@ -12,12 +20,13 @@ use super::{
     service::Limit,
     set::RuleSet,
     store::LimitStore,
-    subject::{ByIdentity, ByKey, EveryCall},
+    subject::{ByIdentity, ByKey, EveryCall, owner_name},
 };
 use crate::{
     auth::{ClientAddr, PeerAddr},
     clock::{Clock, SystemClock},
     error::ConfigError,
+    head::RequestHead,
     id::TenantId,
     route::{MatchedRoute, RouteOf},
 };
@@ -55,6 +64,35 @@ pub(super) struct Settings {
     pub(super) fallback: Arc<Fallback>,
     pub(super) breaker: Arc<Breaker>,
     pub(super) metrics: LimitMetrics,
+    pub(super) told: Arc<Told>,
+}
+
+/// What the log has been told once.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    no_address: AtomicBool,
+    no_hook: AtomicBool,
+}
+
+impl Told {
+    pub(super) fn no_address(&self) {
+        if !self.no_address.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                target: "tollgate::limit",
+                "the client's address is not known: all such calls share one count of each rule by address"
+            );
+        }
+    }
+
+    pub(super) fn no_hook(&self, scope: &str) {
+        if !self.no_hook.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                target: "tollgate::limit",
+                scope,
+                "no hook gives values for this scope: its rules do not apply"
+            );
+        }
+    }
 }
 
 /// A custom scope's name and the hook that gives its values.
@@ -66,6 +104,8 @@ pub(super) struct LimitMetrics {
     pub(super) admitted: metrics::Counter,
     pub(super) overage: metrics::Counter,
     pub(super) refused: metrics::Counter,
+    pub(super) not_limited: metrics::Counter,
+    pub(super) degraded: metrics::Counter,
     pub(super) unavailable: metrics::Counter,
     pub(super) indeterminate: metrics::Counter,
     pub(super) corrupt: metrics::Counter,
@@ -81,6 +121,8 @@ impl LimitMetrics {
             admitted: decision("admitted"),
             overage: decision("overage"),
             refused: decision("refused"),
+            not_limited: decision("not_limited"),
+            degraded: metrics::counter!("tollgate_limit_degraded_total"),
             unavailable: failure("unavailable"),
             indeterminate: failure("indeterminate"),
             corrupt: failure("corrupt"),
@@ -106,6 +148,7 @@ impl Settings {
             fallback: Arc::new(Fallback::new(NonZeroU32::MIN)),
             breaker: Arc::default(),
             metrics: LimitMetrics::new(),
+            told: Arc::default(),
         }
     }
 }
@@ -131,15 +174,33 @@ impl LimitLayer {
     }
 
     /// Names the count, so that two layers on one store do not share it. `every-call` unless set.
-    pub fn named(self, name: TenantId) -> Self {
+    pub fn named(self, name: impl AsRef<str>) -> Self {
         Self {
-            find: EveryCall::new(self.find.rules(), name),
+            find: EveryCall::new(self.find.rules(), owner_name(name.as_ref())),
             settings: self.settings,
         }
     }
 
-    /// Counts each value of `hook` apart; a call for which it gives `None` is not counted.
-    pub fn by<K: LimitKey>(self, hook: K) -> LimitLayer<ByKey<K>> {
+    /// Counts each value of `key` apart; a call for which it gives `None` is not counted.
+    ///
+    /// ```
+    /// use tollgate::limit::{LimitLayer, MemoryLimits, Rate};
+    ///
+    /// let layer = LimitLayer::new(MemoryLimits::new(), [Rate::per_minute(60)])?
+    ///     .by(|head| head.headers().get("x-team")?.to_str().ok().map(str::to_owned));
+    /// # let _ = layer;
+    /// # Ok::<(), tollgate::error::ConfigError>(())
+    /// ```
+    pub fn by<K, T>(self, key: K) -> LimitLayer<ByKey<K>>
+    where
+        K: Fn(&RequestHead<'_>) -> Option<T> + Send + Sync + 'static,
+        T: Into<Arc<str>>,
+    {
+        self.by_hook(key)
+    }
+
+    /// The same by a hook with a type of its own.
+    pub fn by_hook<K: LimitKey>(self, hook: K) -> LimitLayer<ByKey<K>> {
         LimitLayer {
             find: ByKey::new(self.find.rules().of_origin("by"), hook),
             settings: self.settings,
@@ -158,6 +219,18 @@ impl LimitLayer<ByIdentity> {
 }
 
 impl<F> LimitLayer<F> {
+    /// A layer of the same settings with one count of `rules` for every call.
+    pub(crate) fn every_call<R: Into<Rule>>(
+        &self,
+        rules: impl IntoIterator<Item = R>,
+    ) -> Result<LimitLayer, ConfigError> {
+        let layer = LimitLayer::new(Arc::clone(&self.settings.store), rules)?;
+        Ok(LimitLayer {
+            settings: self.settings.clone(),
+            find: layer.find,
+        })
+    }
+
     /// Says what a call takes; one request and its `Content-Length` in bytes unless set.
     pub fn cost(mut self, hook: impl CostOf) -> Self {
         self.settings.cost = Some(Hook(Arc::new(hook)));

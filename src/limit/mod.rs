@@ -102,7 +102,9 @@ pub use self::{
     compile::{CompiledAlgorithm, CompiledRule, Threshold},
     concurrency::ConcurrencyParameters,
     cost::{Cost, CostOf},
-    decision::{Crossing, Decision, Hold, Outcome, Receipt, RefusalReason, RuleState},
+    decision::{
+        Crossing, Decision, Hold, Holds, Outcome, Receipt, RefusalReason, RuleState, RuleStates,
+    },
     future::ResponseFuture,
     headers::HeaderStyle,
     hook::{LimitDegraded, LimitKey, LogThresholds, ThresholdEvent, ThresholdSink},

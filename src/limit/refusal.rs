@@ -10,7 +10,10 @@ use super::{
     rule::Algorithm,
     set::LimitSet,
 };
-use crate::error::{ErrorCode, Problem};
+use crate::{
+    error::{ErrorCode, Problem},
+    plan::CompiledPlan,
+};
 
 /// The problem of a refused decision, `None` when the call was admitted.
 pub(super) fn problem(settings: &Settings, set: &LimitSet, decision: &Decision) -> Option<Problem> {
@@ -24,7 +27,9 @@ pub(super) fn problem(settings: &Settings, set: &LimitSet, decision: &Decision) 
         .map(|rule| Value::from(rule.rule().name()))
         .collect();
     let kind = set.rules().get(rule).map(super::CompiledRule::algorithm);
+    let limit = set.rules().get(rule).map(super::CompiledRule::limit);
     let (code, detail) = match (kind, reason) {
+        _ if limit == Some(0) => (code_of(kind), "The plan does not allow this"),
         (_, RefusalReason::ExceedsCapacity) => (
             code_of(kind),
             "The call costs more than the limit could ever allow: make it smaller",
@@ -56,6 +61,15 @@ pub(super) fn problem(settings: &Settings, set: &LimitSet, decision: &Decision) 
         problem = problem.header(name.clone(), value.clone());
     }
     Some(problem)
+}
+
+/// Says which plan's rule refused, and where a tenant can buy more.
+pub(super) fn of_plan(problem: Problem, plan: &CompiledPlan) -> Problem {
+    let problem = problem.with("plan", plan.name().as_str());
+    match plan.upgrade_url() {
+        Some(url) if problem.code() == ErrorCode::QuotaExceeded => problem.with("upgrade_url", url),
+        _ => problem,
+    }
 }
 
 fn code_of(kind: Option<&Algorithm>) -> ErrorCode {

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use tower_service::Service;
 
 use super::{
-    charge::{Charge, Ending, LimitBody},
+    charge::{Charge, Ending, LimitBody, RefusedByLimit},
     cost::Cost,
     decision::Decision,
     future::{ResponseFuture, Waiting},
@@ -26,6 +26,7 @@ use crate::{
     clock::Now,
     error::{ErrorCode, Problem},
     head::RequestHead,
+    identity::Identity,
     meter::Meter,
 };
 
@@ -74,11 +75,11 @@ where
         let mut inner = mem::replace(&mut self.inner, clone);
         let head = RequestHead::from(&request);
         let set = match self.find.subject(&head) {
-            Subject::Limited(set) if set.rules().is_empty() => {
+            Subject::Limited(set) if !set.rules().is_empty() => set,
+            Subject::Limited(_) | Subject::NotLimited => {
+                self.settings.metrics.not_limited.increment(1);
                 return ResponseFuture::passed(inner.call(request));
             }
-            Subject::Limited(set) => set,
-            Subject::NotLimited => return ResponseFuture::passed(inner.call(request)),
             Subject::Unidentified => {
                 let problem = Problem::new(ErrorCode::LayerMissing)
                     .detail("LimitLayer found no Identity: put AuthLayer outside of it");
@@ -134,8 +135,19 @@ where
         Verdict::Admitted { charge, degraded } => {
             ResponseFuture::called(inner.call(request), Arc::clone(settings), charge, degraded)
         }
-        Verdict::Refused { problem, degraded } => {
-            let mut response = refused(*problem, &request);
+        Verdict::Refused {
+            set,
+            problem,
+            degraded,
+        } => {
+            let problem = match request.extensions().get::<Identity>() {
+                Some(caller) if Arc::ptr_eq(caller.limits(), &set) => {
+                    refusal::of_plan(*problem, caller.plan())
+                }
+                _ => *problem,
+            };
+            let mut response = refused(problem, &request);
+            response.extensions_mut().insert(RefusedByLimit);
             if let Some(degraded) = degraded {
                 response.extensions_mut().insert(degraded);
             }
@@ -157,6 +169,7 @@ pub(super) enum Verdict {
         degraded: Option<LimitDegraded>,
     },
     Refused {
+        set: Arc<LimitSet>,
         problem: Box<Problem>,
         degraded: Option<LimitDegraded>,
     },
@@ -232,9 +245,11 @@ impl Question {
     }
 
     fn without_store(mut self, settings: &Settings, indeterminate: bool) -> Verdict {
+        settings.metrics.degraded.increment(1);
         let degraded = Some(LimitDegraded { indeterminate });
         match settings.fallback.decide(&self.call()) {
             None => Verdict::Refused {
+                set: self.set,
                 problem: Box::new(refusal::unavailable()),
                 degraded,
             },
@@ -256,6 +271,7 @@ impl Question {
         if let Some(problem) = refusal::problem(settings, &self.set, &decision) {
             settings.metrics.refused.increment(1);
             return Verdict::Refused {
+                set: self.set,
                 problem: Box::new(problem),
                 degraded,
             };
@@ -264,15 +280,15 @@ impl Question {
             set,
             scopes,
             cost,
-            now,
             meter,
+            ..
         } = self;
         let charge = Charge {
             store,
             set,
             scopes,
             cost,
-            now,
+            clock: Arc::clone(&settings.clock),
             decision,
             meter,
             ending: Ending::Used,
@@ -339,6 +355,9 @@ fn scope_values(settings: &Settings, set: &LimitSet, head: &RequestHead<'_>) -> 
             Scope::Address => {
                 if values.address.is_none() {
                     values.address = settings.client_addr.0.client_addr(head);
+                    if values.address.is_none() {
+                        settings.told.no_address();
+                    }
                 }
             }
             Scope::Custom(name) => {
@@ -347,6 +366,9 @@ fn scope_values(settings: &Settings, set: &LimitSet, head: &RequestHead<'_>) -> 
                     .scopes
                     .iter()
                     .find(|(registered, _)| registered == name);
+                if hook.is_none() {
+                    settings.told.no_hook(name);
+                }
                 if let (false, Some((name, hook))) = (known, hook)
                     && let Some(value) = hook.0.limit_key(head)
                 {

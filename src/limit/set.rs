@@ -20,6 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub struct RuleSet {
     rules: Box<[CompiledRule]>,
+    counts_by_owner: bool,
 }
 
 impl RuleSet {
@@ -33,8 +34,10 @@ impl RuleSet {
         rules: impl IntoIterator<Item = impl Into<Rule>>,
     ) -> Result<Arc<Self>, ConfigError> {
         let rules: Vec<Rule> = rules.into_iter().map(Into::into).collect();
+        let rules = compile(&rules)?;
         Ok(Arc::new(Self {
-            rules: compile(&rules)?,
+            counts_by_owner: rules.iter().all(CompiledRule::counts_by_owner),
+            rules,
         }))
     }
 
@@ -44,6 +47,7 @@ impl RuleSet {
         let rules = self.rules.iter().map(|rule| rule.of_origin(origin));
         Arc::new(Self {
             rules: rules.collect(),
+            counts_by_owner: self.counts_by_owner,
         })
     }
 
@@ -51,6 +55,11 @@ impl RuleSet {
     #[must_use]
     pub fn rules(&self) -> &[CompiledRule] {
         &self.rules
+    }
+
+    /// Whether every rule has a count and its owner alone tells which.
+    pub(super) const fn counts_by_owner(&self) -> bool {
+        self.counts_by_owner
     }
 
     /// Whether there is nothing to decide.
@@ -112,6 +121,8 @@ impl Owner {
 pub struct LimitSet {
     owner: Owner,
     rules: Arc<RuleSet>,
+    /// The cells of the store in memory: found without a step through an allocation and a type's name.
+    pub(super) in_memory: OnceLock<super::memory::Prepared>,
     prepared: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
@@ -122,6 +133,7 @@ impl LimitSet {
         Self {
             owner,
             rules,
+            in_memory: OnceLock::new(),
             prepared: OnceLock::new(),
         }
     }

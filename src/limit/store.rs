@@ -138,7 +138,9 @@ pub trait LimitStore: Debug + Send + Sync + 'static {
     async fn decide(self: Arc<Self>, call: OwnedLimitCall) -> Result<Decision, LimitStoreError>;
 
     /// Ends a charge. Never waits: a store that needs a trip queues it. Idempotent by receipt; what the
-    /// window of the charge no longer holds is left alone; a bucket never rises above its capacity.
+    /// window of the charge no longer holds is left alone; a bucket never rises above its capacity, and gets
+    /// nothing back that was charged a whole refill ago. `call` has the scopes of the decision and the time of
+    /// the settlement.
     fn settle(&self, call: &LimitCall<'_>, receipt: &Receipt, settlement: &Settlement);
 }
 

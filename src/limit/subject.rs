@@ -13,6 +13,7 @@ use crate::{
     head::RequestHead,
     id::TenantId,
     identity::{Identity, PublicPath},
+    meter::Meter,
 };
 
 /// What is known of a call's rules.
@@ -55,8 +56,12 @@ impl EveryCall {
 impl sealed::Sealed for EveryCall {}
 
 impl FindSubject for EveryCall {
-    fn subject(&self, _: &RequestHead<'_>) -> Subject {
-        Subject::Limited(Arc::clone(&self.0))
+    fn subject(&self, head: &RequestHead<'_>) -> Subject {
+        match head.extensions().get::<PublicPath>() {
+            // A health check or a preflight must not be refused because others call too much.
+            Some(PublicPath::Path | PublicPath::Preflight) => Subject::NotLimited,
+            _ => Subject::Limited(Arc::clone(&self.0)),
+        }
     }
 }
 
@@ -117,7 +122,7 @@ impl<K: LimitKey> FindSubject for ByKey<K> {
 }
 
 /// A hook may return any text; what is no legal identifier counts under its SHA-256.
-fn owner_name(key: &str) -> TenantId {
+pub(super) fn owner_name(key: &str) -> TenantId {
     TenantId::new(key).unwrap_or_else(|_| {
         let digest = Sha256::digest(key.as_bytes());
         let hex: String = digest
@@ -143,7 +148,12 @@ impl sealed::Sealed for ByIdentity {}
 impl FindSubject for ByIdentity {
     fn subject(&self, head: &RequestHead<'_>) -> Subject {
         match head.extensions().get::<Identity>() {
-            Some(identity) => Subject::Limited(Arc::clone(identity.limits())),
+            Some(identity) => {
+                if let Some(meter) = head.extensions().get::<Meter>() {
+                    meter.identify_once(identity);
+                }
+                Subject::Limited(Arc::clone(identity.limits()))
+            }
             None if head.extensions().get::<PublicPath>().is_some() => Subject::NotLimited,
             None => Subject::Unidentified,
         }

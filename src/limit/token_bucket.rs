@@ -25,6 +25,8 @@ pub struct BucketParameters {
     ticks_per_micro: u64,
     ticks_per_unit: u64,
     burst: u64,
+    /// Follows from the others; kept because a division is what a decision has most of.
+    horizon_seconds: u64,
 }
 
 impl BucketParameters {
@@ -66,11 +68,9 @@ impl BucketParameters {
             ));
         }
         match burst.checked_mul(ticks_per_unit) {
-            Some(capacity) if capacity <= MAX_CAPACITY => Ok(Self {
-                ticks_per_micro,
-                ticks_per_unit,
-                burst,
-            }),
+            Some(capacity) if capacity <= MAX_CAPACITY => {
+                Ok(Self::from_parts(ticks_per_micro, ticks_per_unit, burst))
+            }
             _ => Err(ConfigError::new(
                 "burst",
                 format!(
@@ -87,6 +87,7 @@ impl BucketParameters {
             ticks_per_micro,
             ticks_per_unit,
             burst,
+            horizon_seconds: (1 << 62) / at_least_one(ticks_per_micro) / MICROS_PER_SECOND,
         }
     }
 
@@ -137,7 +138,7 @@ impl BucketParameters {
     /// longer is full. At least one.
     #[must_use]
     pub const fn horizon_seconds(&self) -> u64 {
-        (1 << 62) / at_least_one(self.ticks_per_micro) / MICROS_PER_SECOND
+        self.horizon_seconds
     }
 
     /// The ticks that the bucket lacks now, when it will be full at `full_at`: 0 for a full bucket.
@@ -196,13 +197,17 @@ impl BucketParameters {
     /// The count in units: what is left is rounded down, what is used rounded up.
     #[must_use]
     pub const fn read(&self, deficit: u64) -> Reading {
-        let unit = at_least_one(self.ticks_per_unit);
-        let remaining = self.capacity().saturating_sub(deficit) / unit;
-        let reset_micros = match self.wait(deficit, remaining + 1) {
-            Wait::Micros(micros) => Some(micros),
-            Wait::Zero | Wait::Unknown | Wait::Forever => None,
+        let used = ceil(deficit, self.ticks_per_unit);
+        let remaining = self.burst.saturating_sub(used);
+        // One unit more comes back when the deficit has fallen to this.
+        let next = if used < self.burst { used } else { self.burst };
+        let deficit_then = next.saturating_sub(1).saturating_mul(self.ticks_per_unit);
+        let reset_micros = if deficit == 0 || self.burst == 0 {
+            None
+        } else {
+            Some(ceil(deficit - deficit_then, self.ticks_per_micro))
         };
-        Reading::new(deficit.div_ceil(unit), remaining, reset_micros)
+        Reading::new(used, remaining, reset_micros)
     }
 
     /// The deficit that keeps a bucket's level in proportion when its numbers change from `old` to these:
@@ -221,6 +226,12 @@ impl BucketParameters {
             scaled as u64
         }
     }
+}
+
+/// The quotient rounded up. Most rates are a whole number of units in a microsecond or of microseconds for a unit,
+/// so one of the two divisors is mostly 1, and a division is dearer than to look.
+const fn ceil(n: u64, divisor: u64) -> u64 {
+    if divisor <= 1 { n } else { n.div_ceil(divisor) }
 }
 
 /// Only a bucket that holds nothing has a zero here, and nothing is asked of it; a division must still be safe.

@@ -12,7 +12,7 @@ impl<S: Sync> FromRequestParts<S> for Meter {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
         parts.extensions.get::<Self>().cloned().ok_or_else(|| {
             Problem::new(ErrorCode::LayerMissing)
-                .detail("this route takes a Meter, but no MeterLayer is around it")
+                .detail("this route takes a Meter: put it behind MeterLayer, or before `.layer(gate.layer())`")
         })
     }
 }

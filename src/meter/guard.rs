@@ -120,7 +120,7 @@ impl Guard {
                 (CLIENT_CLOSED_REQUEST, CallOutcome::Aborted, None)
             };
         };
-        let refused = self.refused.filter(|code| is_refusal(*code));
+        let refused = self.refused.filter(|code| code.is_refusal());
         let outcome = if refused.is_some() {
             CallOutcome::Refused
         } else if status.is_server_error() || self.body.failed {
@@ -172,31 +172,4 @@ fn expected_length(headers: &HeaderMap, hint: &SizeHint) -> Option<u64> {
 
 pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// Whether the code is a refusal by a layer of this crate, as opposed to a failure or to what a service said
-/// by itself.
-const fn is_refusal(code: ErrorCode) -> bool {
-    use ErrorCode as Code;
-    matches!(
-        code,
-        Code::MissingCredentials
-            | Code::AmbiguousCredentials
-            | Code::InvalidCredentials
-            | Code::ModeMismatch
-            | Code::TooManyFailedAttempts
-            | Code::AuthUnavailable
-            | Code::NotSubscribed
-            | Code::InsufficientScope
-            | Code::IpNotAllowed
-            | Code::FeatureNotInPlan
-            | Code::PaymentRequired
-            | Code::ReadOnly
-            | Code::AccountClosed
-            | Code::RateLimited
-            | Code::QuotaExceeded
-            | Code::ConcurrencyLimited
-            | Code::StoreUnavailable
-            | Code::Sunset
-    )
 }

@@ -205,6 +205,14 @@ impl Meter {
         }
     }
 
+    /// Says who calls where nobody has: for layers that find an identity which somebody else has put into the
+    /// request.
+    pub(crate) fn identify_once(&self, identity: &Identity) {
+        if self.0.identity().is_none() {
+            self.identify(identity);
+        }
+    }
+
     /// Who calls, once known.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {

@@ -1,7 +1,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -12,7 +12,11 @@ use super::{
     document::PlanDocument,
     plan::{CompiledPlan, Plan, PlansByName},
 };
-use crate::{error::ConfigError, id::PlanName};
+use crate::{
+    error::ConfigError,
+    id::PlanName,
+    limit::{Rule, Scope},
+};
 
 /// The plans on sale, replaced as a whole while traffic flows.
 ///
@@ -25,6 +29,8 @@ pub struct PlanCatalog {
 
 struct Shared {
     plans: ArcSwap<PlansByName>,
+    /// The custom scopes that rules may have, once a gate has said which it has hooks for.
+    scopes: OnceLock<Box<[Arc<str>]>>,
     version: AtomicU64,
 }
 
@@ -51,6 +57,7 @@ impl PlanCatalog {
     fn of(plans: PlansByName) -> Self {
         let shared = Shared {
             plans: ArcSwap::from_pointee(plans),
+            scopes: OnceLock::new(),
             version: AtomicU64::new(1),
         };
         Self {
@@ -64,8 +71,7 @@ impl PlanCatalog {
     ///
     /// As [`PlanCatalog::new`].
     pub fn replace(&self, plans: impl IntoIterator<Item = Plan>) -> Result<(), ConfigError> {
-        self.swap(compile(by_name(plans))?);
-        Ok(())
+        self.swap(compile(by_name(plans))?)
     }
 
     /// Replaces all plans by those of a document. When one does not compile, the old plans stay.
@@ -74,20 +80,51 @@ impl PlanCatalog {
     ///
     /// As [`PlanCatalog::from_document`].
     pub fn replace_from_document(&self, document: &PlanDocument) -> Result<(), ConfigError> {
-        self.swap(compile(by_place(document))?);
-        Ok(())
+        self.swap(compile(by_place(document))?)
     }
 
-    fn swap(&self, plans: PlansByName) {
+    fn swap(&self, plans: PlansByName) -> Result<(), ConfigError> {
+        self.check_scopes(&plans)?;
+        let old = self.shared.plans.load();
+        let gone: Vec<&str> = old
+            .keys()
+            .filter(|name| !plans.contains_key(*name))
+            .map(PlanName::as_str)
+            .collect();
+        if !gone.is_empty() {
+            tracing::warn!(
+                target: "tollgate::plan",
+                ?gone,
+                "plans are no longer in the catalog: tenants that are still on them are answered 503"
+            );
+        }
         self.shared.plans.store(Arc::new(plans));
         // After the store: who sees the new number finds the new plans.
         self.shared.version.fetch_add(1, Ordering::Release);
+        Ok(())
     }
 
     /// The plan of this name, as of now.
     #[must_use]
     pub fn find(&self, name: &PlanName) -> Option<Arc<CompiledPlan>> {
         self.shared.plans.load().get(name).map(Arc::clone)
+    }
+
+    /// Says which custom scopes have a hook, for the plans of now and for all that replace them; the first word
+    /// stands.
+    pub(crate) fn know_scopes(&self, scopes: &[Arc<str>]) -> Result<(), ConfigError> {
+        let _ = self.shared.scopes.set(scopes.into());
+        self.check_scopes(&self.shared.plans.load())
+    }
+
+    fn check_scopes(&self, plans: &PlansByName) -> Result<(), ConfigError> {
+        let Some(scopes) = self.shared.scopes.get() else {
+            return Ok(());
+        };
+        plans.values().try_for_each(|plan| {
+            check_scopes(plan.rules(), scopes)
+                .map_err(|error| error.under(format_args!("plans[{}]", plan.name())))
+        })
     }
 
     /// All plans as of now, by name.
@@ -127,6 +164,21 @@ fn compile(plans: impl Iterator<Item = (String, Plan)>) -> Result<PlansByName, C
         compiled.insert(plan.name().clone(), Arc::new(plan));
     }
     Ok(compiled)
+}
+
+/// A rule of a custom scope without its hook would never apply.
+pub(crate) fn check_scopes(rules: &[Rule], scopes: &[Arc<str>]) -> Result<(), ConfigError> {
+    for (index, rule) in rules.iter().enumerate() {
+        if let Scope::Custom(name) = &rule.scope
+            && !scopes.contains(name)
+        {
+            let reason = format!(
+                "no hook gives values for the scope `{name}`: add `.scope(\"{name}\", ..)` to the gate"
+            );
+            return Err(ConfigError::new(format!("rules[{index}].scope"), reason));
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Debug for PlanCatalog {

@@ -34,6 +34,7 @@ mod entitlement;
 )]
 mod plan;
 
+pub(crate) use self::catalog::check_scopes;
 pub use self::{
     catalog::PlanCatalog,
     document::PlanDocument,

@@ -155,7 +155,7 @@ async fn everywhere(seen: &Seen) -> Vec<String> {
     let stand = stand(move |builder| {
         builder
             .plans(plans)
-            .key_store(store)
+            .keys(store)
             .key_hasher(KeyHasher::hmac(pepper))
             .extractor(Extractor::new(sources).expect("legal sources"))
             .only(Environment::Live)

@@ -34,11 +34,7 @@ async fn an_attacker_at_the_same_address_locks_out_no_key_that_works() {
     for address in SHARED {
         let keys = SlowKeys::new();
         let store = Arc::clone(&keys);
-        let stand = stand(|builder| {
-            builder
-                .key_store(store)
-                .tenant_store(SlowTenants::default())
-        });
+        let stand = stand(|builder| builder.keys(store).tenants(SlowTenants::default()));
         let key = stand.issue("acme").await;
         let new_key = stand.issue("other").await;
         let service = stand.gate.layer().layer(service_fn(who));
@@ -130,7 +126,7 @@ async fn no_answer_tells_a_key_whose_tenant_is_gone_from_one_that_never_was() {
     let stand = stand(|builder| {
         let limit = FailureLimit::new(1, 3).expect("a legal limit");
         builder
-            .key_store(keys)
+            .keys(keys)
             .failure_limit(limit)
             .auth_events(Arc::clone(&heard) as _)
     });

@@ -12,8 +12,8 @@ async fn a_flood_of_invented_keys_displaces_no_good_one() {
     let store = Arc::clone(&keys);
     let far = stand(|builder| {
         builder
-            .key_store(store)
-            .tenant_store(slow::SlowTenants::default())
+            .keys(store)
+            .tenants(slow::SlowTenants::default())
             .failure_limit(None)
     });
     let near = stand(|builder| builder.failure_limit(None));
@@ -48,7 +48,7 @@ async fn a_flood_of_invented_keys_displaces_no_good_one() {
 async fn a_key_that_cannot_be_one_costs_no_look_up_whatever_its_size() {
     let keys = slow::SlowKeys::new();
     let store = Arc::clone(&keys);
-    let stand = stand(|builder| builder.key_store(store).failure_limit(None));
+    let stand = stand(|builder| builder.keys(store).failure_limit(None));
     let service = stand.gate.layer().layer(service_fn(who));
     let good = invented();
     let mut bad = vec![

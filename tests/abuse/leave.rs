@@ -57,8 +57,8 @@ fn with_slow_stores(limits: &Arc<SlowLimits>) -> impl FnOnce(TollgateBuilder) ->
     move |builder| {
         builder
             .plans([plan])
-            .key_store(SlowKeys::new())
-            .tenant_store(SlowTenants::default())
+            .keys(SlowKeys::new())
+            .tenants(SlowTenants::default())
             .limits(limits)
             .limit_deadline(Duration::from_secs(60))
     }

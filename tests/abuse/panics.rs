@@ -342,8 +342,8 @@ async fn the_instance_that_was_ready_is_the_one_that_is_called_with_stores_near_
     let limits = Arc::new(super::slow::SlowLimits::default());
     let far = stand(|builder| {
         builder
-            .key_store(super::slow::SlowKeys::new())
-            .tenant_store(super::slow::SlowTenants::default())
+            .keys(super::slow::SlowKeys::new())
+            .tenants(super::slow::SlowTenants::default())
             .limits(limits)
             .task_local_tenant(true)
     });

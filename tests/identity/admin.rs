@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tollgate::{
-    auth::{AuthRefusal, KeyStoreError},
+    auth::AuthRefusal,
     clock::Timestamp,
     id::KeyId,
     identity::{Keys, KeysError, NewKey, Tenants, TenantsError},
@@ -205,16 +205,13 @@ async fn rotation_never_puts_an_expiry_off_and_revives_nothing() {
     far.admin.revoke(&revoked.record.id).await.unwrap();
     for id in [&key.record.id, &revoked.record.id] {
         let error = far.admin.rotate(id, Duration::ZERO).await.unwrap_err();
-        assert!(
-            matches!(error, KeysError::Store(KeyStoreError::NotUsable)),
-            "{error}"
-        );
+        assert!(matches!(error, KeysError::NotUsable { .. }), "{error}");
     }
     let nobody = KeyId::new("key_nobody").unwrap();
     let error = far.admin.rotate(&nobody, Duration::ZERO).await.unwrap_err();
-    assert!(matches!(error, KeysError::Store(KeyStoreError::NotFound)));
+    assert!(matches!(error, KeysError::NotFound { .. }));
     let error = far.admin.revoke(&nobody).await.unwrap_err();
-    assert!(matches!(error, KeysError::Store(KeyStoreError::NotFound)));
+    assert!(matches!(error, KeysError::NotFound { .. }));
 }
 
 #[tokio::test]

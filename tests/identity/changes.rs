@@ -267,6 +267,32 @@ async fn a_fetch_of_a_tenant_that_changes_meanwhile_is_repeated() {
     assert_eq!(identity.tenant().access(), AccessState::Closed);
 }
 
+/// Each fetch of the tenant is overtaken by a change, more often than one fetch is repeated.
+#[tokio::test]
+async fn a_tenant_that_changes_all_the_time_is_not_served_as_it_was() {
+    let far = Arc::new(far());
+    let key = far.issue().await;
+    far.tenants.behaviour.becomes(Mood::WaitAfterReading);
+    let request = {
+        let (far, key) = (Arc::clone(&far), key.clone());
+        tokio::spawn(async move { far.ask(&key).await })
+    };
+    for (n, access) in [
+        (1, AccessState::Suspended),
+        (2, AccessState::Active),
+        (3, AccessState::Closed),
+    ] {
+        far.tenants.behaviour.asked(n).await;
+        far.tenants.set_access_unseen("acme", access).await;
+        if n == 3 {
+            far.tenants.behaviour.becomes(Mood::Answer);
+        }
+        far.tenants.behaviour.permits.add_permits(1);
+    }
+    let identity = request.await.unwrap().unwrap();
+    assert_eq!(identity.tenant().access(), AccessState::Closed);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tenants_that_call_at_the_same_time_never_cross() {
     // A cache too small for all of them, so that entries come and go all the time.

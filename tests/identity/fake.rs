@@ -22,7 +22,9 @@ use tollgate::{
     identity::{Attempt, Authenticate, CacheSettings, Identity, KeyAuthenticator},
     identity::{Keys, NewKey},
     plan::{Plan, PlanCatalog},
-    tenant::{MemoryTenantStore, TenantListener, TenantRecord, TenantStore, TenantStoreError},
+    tenant::{
+        AccessState, MemoryTenantStore, TenantListener, TenantRecord, TenantStore, TenantStoreError,
+    },
 };
 
 /// What a fake store does when it is asked.
@@ -221,6 +223,14 @@ impl FarTenants {
             store: MemoryTenantStore::new(),
             behaviour: Behaviour::new(),
         })
+    }
+
+    /// Changes a tenant without a question that is counted.
+    pub(crate) async fn set_access_unseen(&self, name: &str, access: AccessState) {
+        let record = self.store.find(&tenant(name)).await.unwrap().unwrap();
+        let mut record = TenantRecord::clone(&record);
+        record.access = access;
+        self.store.replace(record).await.unwrap();
     }
 }
 

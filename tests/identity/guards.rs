@@ -10,8 +10,8 @@ use tollgate::{
 use tower::{Layer, ServiceBuilder};
 
 use super::{
+    call::{Answer, Inner, request, send, to},
     fake::{Far, far},
-    layer::{Answer, Inner, request, send, to},
 };
 
 fn auth(far: &Far) -> AuthLayer {

@@ -1,6 +1,5 @@
 use std::{
     convert::Infallible,
-    net::IpAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -11,99 +10,21 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{Empty, Full};
 use tollgate::{
-    auth::{AuthEvent, AuthEventSink, AuthRefusal, Credential, Extractor, FailureLimit, KeySource},
+    auth::{AuthRefusal, Credential, Extractor, KeySource},
     clock::Now,
-    error::{ErrorCode, Problem},
     head::RequestHead,
-    identity::{Attempt, AuthLayer, Authenticate, Grant, Identity, NewKey, PathSet, PublicPath},
+    identity::{Attempt, Authenticate, Grant, Identity, NewKey, PathSet, PublicPath},
     meter::{EventId, Meter},
     tenant::{Tenant, TenantRecord},
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use super::fake::{Far, Mood, far, invented, plan, tenant};
-
-/// What reached the inner service.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Inner {
-    seen: Arc<Mutex<Vec<http::request::Parts>>>,
-}
-
-impl Inner {
-    pub(super) fn n_calls(&self) -> usize {
-        self.seen.lock().unwrap().len()
-    }
-
-    pub(super) fn last(&self) -> http::request::Parts {
-        self.seen.lock().unwrap().last().unwrap().clone()
-    }
-
-    pub(super) fn identity(&self) -> Option<Identity> {
-        self.last().extensions.get().cloned()
-    }
-}
-
-impl Service<Request<Empty<Bytes>>> for Inner {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Empty<Bytes>>) -> Self::Future {
-        self.seen.lock().unwrap().push(request.into_parts().0);
-        std::future::ready(Ok(Response::new(Full::from("served"))))
-    }
-}
-
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: http::HeaderMap,
-    pub(super) body: Bytes,
-    pub(super) problem: Option<Problem>,
-}
-
-impl Answer {
-    pub(super) fn code(&self) -> Option<ErrorCode> {
-        self.problem.as_ref().map(Problem::code)
-    }
-}
-
-pub(super) async fn send<S, B>(service: S, request: Request<Empty<Bytes>>) -> Answer
-where
-    S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible>,
-    B: http_body::Body<Data = Bytes>,
-    B::Error: std::fmt::Debug,
-{
-    let response = service.oneshot(request).await.unwrap();
-    let (parts, body) = response.into_parts();
-    Answer {
-        status: parts.status,
-        headers: parts.headers,
-        body: body.collect().await.unwrap().to_bytes(),
-        problem: parts.extensions.get().cloned(),
-    }
-}
-
-pub(super) fn request(headers: &[(&str, &str)]) -> Request<Empty<Bytes>> {
-    to("GET", "/v1/hello", headers)
-}
-
-pub(super) fn to(method: &str, target: &str, headers: &[(&str, &str)]) -> Request<Empty<Bytes>> {
-    let mut builder = Request::builder().method(method).uri(target);
-    for (name, value) in headers {
-        builder = builder.header(*name, *value);
-    }
-    builder.body(Empty::new()).unwrap()
-}
-
-fn layer(far: &Far) -> AuthLayer {
-    AuthLayer::new(far.auth.clone()).clock(Arc::new(far.clock.clone()))
-}
+use super::{
+    call::{Inner, layer, request, send, to},
+    fake::{far, invented, plan, tenant},
+};
 
 #[tokio::test]
 async fn a_valid_key_reaches_the_service_with_its_identity_and_without_the_key() {
@@ -152,200 +73,6 @@ async fn a_key_in_the_query_is_cut_out_of_the_target() {
     let target = format!("/v1/hello?a=1&key={key}&b=2");
     assert_eq!(send(service, to("GET", &target, &[])).await.status, 200);
     assert_eq!(inner.last().uri, "/v1/hello?a=1&b=2");
-}
-
-#[tokio::test]
-async fn nothing_without_a_valid_credential_reaches_the_service() {
-    let far = far();
-    let key = far.issue().await;
-    let invented = invented();
-    let inner = Inner::default();
-    let service = layer(&far).failure_limit(None).layer(inner.clone());
-    type Headers<'a> = &'a [(&'a str, &'a str)];
-    let cases: [(Headers<'_>, u16, ErrorCode); 6] = [
-        (&[], 401, ErrorCode::MissingCredentials),
-        (
-            &[("authorization", "Basic dXNlcjpwYXNz")],
-            401,
-            ErrorCode::MissingCredentials,
-        ),
-        (
-            &[("x-api-key", &invented)],
-            401,
-            ErrorCode::InvalidCredentials,
-        ),
-        (
-            &[("x-api-key", "nonsense")],
-            401,
-            ErrorCode::InvalidCredentials,
-        ),
-        (
-            &[("x-api-key", &key), ("x-api-key", &key)],
-            400,
-            ErrorCode::AmbiguousCredentials,
-        ),
-        (
-            &[("x-api-key", &key), ("authorization", "Bearer another")],
-            400,
-            ErrorCode::AmbiguousCredentials,
-        ),
-    ];
-    for (headers, status, code) in cases {
-        let answer = send(service.clone(), request(headers)).await;
-        assert_eq!(
-            (answer.status.as_u16(), answer.code()),
-            (status, Some(code)),
-            "{headers:?}"
-        );
-        assert_eq!(answer.headers["content-type"], "application/problem+json");
-        assert_eq!(
-            answer.headers.contains_key("www-authenticate"),
-            status == 401 || status == 400
-        );
-    }
-    assert_eq!(inner.n_calls(), 0);
-}
-
-#[tokio::test]
-async fn a_challenge_names_an_error_only_where_a_credential_was_sent() {
-    let far = far();
-    let service = layer(&far).layer(Inner::default());
-    let challenges = |answer: &Answer| -> Vec<String> {
-        let values = answer.headers.get_all("www-authenticate").iter();
-        values
-            .map(|value| value.to_str().unwrap().to_owned())
-            .collect()
-    };
-    let missing = send(service.clone(), request(&[])).await;
-    assert_eq!(
-        challenges(&missing),
-        ["ApiKey realm=\"api\"", "Bearer realm=\"api\""]
-    );
-    let invalid = send(service, request(&[("x-api-key", &invented())])).await;
-    assert_eq!(
-        challenges(&invalid),
-        [
-            "ApiKey realm=\"api\"",
-            "Bearer realm=\"api\", error=\"invalid_token\""
-        ]
-    );
-}
-
-#[tokio::test]
-async fn unknown_revoked_expired_and_malformed_keys_get_the_same_answer_byte_for_byte() {
-    let far = far();
-    let new = NewKey::for_tenant("acme").plan("free");
-    let revoked = far.issue().await;
-    far.admin.revoke(&far.id_of(&revoked).await).await.unwrap();
-    let expired = far.issue_as(new.expires_in(Duration::from_secs(1))).await;
-    far.advance(2);
-    let mut wrong_checksum = invented();
-    wrong_checksum.pop();
-    wrong_checksum.push('!');
-    let service = layer(&far).failure_limit(None).layer(Inner::default());
-    let mut answers = Vec::new();
-    for key in [
-        &*invented(),
-        &revoked,
-        &expired,
-        &wrong_checksum,
-        "x",
-        &"y".repeat(9_000),
-    ] {
-        let answer = send(service.clone(), request(&[("x-api-key", key)])).await;
-        answers.push((answer.status, format!("{:?}", answer.headers), answer.body));
-    }
-    assert_eq!(answers[0].0, StatusCode::UNAUTHORIZED);
-    assert!(
-        answers.iter().all(|answer| *answer == answers[0]),
-        "{answers:?}"
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_store_that_fails_is_a_503_and_never_a_401() {
-    let far = far();
-    let key = far.issue().await;
-    let inner = Inner::default();
-    let service = layer(&far).layer(inner.clone());
-    for mood in [Mood::Fail, Mood::Hang, Mood::Panic] {
-        far.keys.behaviour.becomes(mood);
-        let answer = send(service.clone(), request(&[("x-api-key", &key)])).await;
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{mood:?}");
-        assert_eq!(answer.code(), Some(ErrorCode::AuthUnavailable));
-        assert_eq!(answer.headers["retry-after"], "1");
-    }
-    assert_eq!(inner.n_calls(), 0);
-    far.keys.behaviour.becomes(Mood::Answer);
-    assert_eq!(
-        send(service, request(&[("x-api-key", &key)])).await.status,
-        200
-    );
-}
-
-#[tokio::test]
-async fn an_address_with_too_many_failures_is_turned_away_before_the_store() {
-    let far = far();
-    let key = far.issue().await;
-    let attacker: IpAddr = "192.0.2.1".parse().unwrap();
-    let customer: IpAddr = "192.0.2.2".parse().unwrap();
-    let limit = FailureLimit::new(60, 5).unwrap();
-    let inner = Inner::default();
-    let service = layer(&far)
-        .failure_limit(limit)
-        .client_addr(|head: &RequestHead<'_>| head.extensions().get::<IpAddr>().copied())
-        .layer(inner.clone());
-    let ask = async |address: IpAddr, key: &str| {
-        let mut request = request(&[("x-api-key", key)]);
-        request.extensions_mut().insert(address);
-        send(service.clone(), request).await
-    };
-    for _ in 0..5 {
-        assert_eq!(ask(attacker, &invented()).await.status, 401);
-    }
-    let n_asked = far.keys.behaviour.n_asked();
-    let refused = ask(attacker, &key).await;
-    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-    assert_eq!(refused.code(), Some(ErrorCode::TooManyFailedAttempts));
-    assert_eq!(refused.headers["retry-after"], "1");
-    assert_eq!(far.keys.behaviour.n_asked(), n_asked);
-    assert_eq!(ask(customer, &key).await.status, 200);
-    far.advance(1);
-    assert_eq!(ask(attacker, &key).await.status, 200);
-}
-
-#[tokio::test]
-async fn a_key_bound_to_networks_is_refused_elsewhere() {
-    let far = far();
-    let new = NewKey::for_tenant("acme").plan("free");
-    let key = far
-        .issue_as(new.allow_networks(["192.0.2.0/24", "2001:db8::7"]))
-        .await;
-    let inner = Inner::default();
-    let service = layer(&far)
-        .client_addr(|head: &RequestHead<'_>| head.extensions().get::<IpAddr>().copied())
-        .layer(inner.clone());
-    let cases = [
-        (Some("192.0.2.9"), 200),
-        (Some("::ffff:192.0.2.9"), 200),
-        (Some("2001:db8::7"), 200),
-        (Some("198.51.100.1"), 403),
-        (None, 403),
-    ];
-    for (address, status) in cases {
-        let mut request = request(&[("x-api-key", &key), ("x-forwarded-for", "192.0.2.9")]);
-        if let Some(address) = address {
-            request
-                .extensions_mut()
-                .insert(address.parse::<IpAddr>().unwrap());
-        }
-        let answer = send(service.clone(), request).await;
-        assert_eq!(answer.status.as_u16(), status, "{address:?}");
-        if status == 403 {
-            assert_eq!(answer.code(), Some(ErrorCode::IpNotAllowed));
-        }
-    }
-    assert_eq!(inner.n_calls(), 3);
 }
 
 #[tokio::test]
@@ -435,43 +162,6 @@ async fn the_meter_learns_who_calls_and_lends_its_reading_of_the_clock() {
         late.status, 401,
         "without a meter the layer reads its own clock"
     );
-}
-
-#[derive(Debug, Default)]
-struct Recorded(Mutex<Vec<AuthEvent>>);
-
-impl AuthEventSink for Recorded {
-    fn auth_event(&self, event: &AuthEvent) {
-        self.0.lock().unwrap().push(event.clone());
-    }
-}
-
-#[tokio::test]
-async fn refusals_are_told_to_the_sink_with_no_more_of_the_key_than_may_be_shown() {
-    let far = far();
-    let events = Arc::new(Recorded::default());
-    let service = layer(&far)
-        .events(Arc::clone(&events) as _)
-        .layer(Inner::default());
-    let key = invented();
-    for key in [&*key, "not-a-key-of-ours-at-all"] {
-        send(service.clone(), request(&[("x-api-key", key)])).await;
-    }
-    send(service.clone(), request(&[])).await;
-    let events = events.0.lock().unwrap();
-    let refusals: Vec<_> = events.iter().map(|event| event.refusal).collect();
-    let expected = [
-        AuthRefusal::Unknown,
-        AuthRefusal::Malformed,
-        AuthRefusal::Missing,
-    ];
-    assert_eq!(refusals, expected);
-    let shown = events[0].credential.unwrap();
-    assert_eq!(
-        shown.as_str(),
-        format!("tg_live_…{}", &key[key.len() - 4..])
-    );
-    assert!(!format!("{events:?}").contains(&key[8..20]));
 }
 
 /// Knows tokens that begin with `jwt.`, at once or by a trip.
@@ -578,15 +268,6 @@ async fn the_instance_that_was_polled_ready_is_the_one_that_is_called() {
         let response = ready.call(request(&[("x-api-key", &key)])).await.unwrap();
         assert_eq!(response.status(), 200);
     }
-}
-
-#[tokio::test]
-async fn an_answer_to_head_has_no_body() {
-    let far = far();
-    let service = layer(&far).layer(Inner::default());
-    let answer = send(service, to("HEAD", "/v1/hello", &[])).await;
-    assert_eq!(answer.status, 401);
-    assert!(answer.body.is_empty());
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 
 mod admin;
 mod cache;
+mod call;
 mod changes;
 mod fake;
 mod guards;
 mod layer;
+mod refusals;
 mod spoofing;

@@ -7,8 +7,8 @@ use tollgate::identity::{AuthLayer, Identity, NewKey, PathSet};
 use tower::Layer;
 
 use super::{
+    call::{Inner, request, send},
     fake::{Far, far},
-    layer::{Inner, request, send},
 };
 use crate::common::{self, serve};
 

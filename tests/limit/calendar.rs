@@ -105,7 +105,7 @@ fn fault_50_a_wait_of_a_month_is_exact() {
     let bench = Bench::new([Quota::monthly(1)]);
     bench.clock.set_wall(at("2026-01-01T00:00:00Z"));
     let admitted = bench.decide(1);
-    assert_eq!(admitted.states[0].reset, Some(SECOND * 86_400 * 31));
+    assert_eq!(admitted.states[0].reset(), Some(SECOND * 86_400 * 31));
     assert_eq!(retry_after(&bench.decide(1)), Some(SECOND * 86_400 * 31));
     bench.clock.set_wall(at("2026-02-01T00:00:00Z"));
     assert!(bench.passes(1));

@@ -1,6 +1,6 @@
 use super::*;
 
-use tollgate::limit::{Concurrency, Scope, Unit, Window};
+use tollgate::limit::{Algorithm, Concurrency, Scope, Unit, Window};
 
 fn every_algorithm(limit: u64) -> [Rule; 6] {
     let window = || Window::new(limit, SECOND * 60);
@@ -35,7 +35,7 @@ fn fault_14_a_cost_of_zero_peeks() {
             let peeked = bench.decide(0);
             assert!(peeked.is_admitted());
             assert_eq!(peeked.states[0].remaining, 5);
-            assert_eq!(peeked.states[0].reset, None, "a full rule has no reset");
+            assert_eq!(peeked.states[0].reset(), None, "a full rule has no reset");
             assert!(peeked.crossings.is_empty());
         }
         assert!(bench.passes(5));
@@ -86,6 +86,19 @@ fn fault_16_a_refund_never_lifts_a_rule_above_its_capacity() {
 }
 
 #[test]
+fn fault_16_a_refund_after_the_window_has_ended_is_nothing() {
+    for rule in every_algorithm(5) {
+        let is_concurrency = matches!(rule.algorithm(), Algorithm::Concurrency { .. });
+        let bench = Bench::new([rule]);
+        let held = bench.decide(5);
+        bench.clock.advance(SECOND * 86_400 * 40);
+        let spent = if is_concurrency { 0 } else { bench.admits(9) };
+        bench.settle(&held, &Settlement::Cancel);
+        assert_eq!(bench.admits(9) + spent, 5, "five in one instant, not ten");
+    }
+}
+
+#[test]
 fn fault_17_a_limit_of_zero_always_refuses_without_a_count() {
     for rule in every_algorithm(0) {
         let bench = Bench::new([rule]);
@@ -93,7 +106,7 @@ fn fault_17_a_limit_of_zero_always_refuses_without_a_count() {
             let refused = bench.decide(cost);
             assert_eq!(retry_after(&refused), None);
             assert_eq!(refused.states[0].remaining, 0);
-            assert_eq!(refused.states[0].reset, None);
+            assert_eq!(refused.states[0].reset(), None);
         }
         assert_eq!(bench.store.n_keys(), 0);
     }

@@ -78,7 +78,7 @@ fn fault_04_all_rules_of_a_call_use_its_one_time() {
         refused
             .states
             .iter()
-            .all(|state| state.reset == Some(MICRO))
+            .all(|state| state.reset() == Some(MICRO))
     );
     bench.clock.advance(MICRO);
     assert!(bench.passes(1), "both turn at the same instant");

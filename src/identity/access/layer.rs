@@ -1,13 +1,11 @@
 use std::{fmt, sync::Arc};
 
-use http::{
-    HeaderMap, HeaderValue, Method, StatusCode,
-    header::{UPGRADE, WWW_AUTHENTICATE},
-};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header::UPGRADE};
 use tower_layer::Layer;
 
 use super::TenantAccess;
 use crate::{
+    auth::Challenge,
     clock::{Clock, Now, SystemClock},
     error::{ErrorCode, Problem},
     head::RequestHead,
@@ -38,7 +36,7 @@ type ReadsHook = Arc<dyn Fn(&RequestHead<'_>) -> bool + Send + Sync>;
 #[derive(Clone)]
 pub(super) struct AccessRules {
     api: Option<Arc<str>>,
-    challenge: HeaderValue,
+    challenge: Challenge,
     clock: Arc<dyn Clock>,
     read_only_status: StatusCode,
     reads: Option<ReadsHook>,
@@ -51,7 +49,7 @@ impl TenantLayer {
         Self {
             rules: Arc::new(AccessRules {
                 api: None,
-                challenge: HeaderValue::from_static("ApiKey realm=\"api\""),
+                challenge: Challenge::default(),
                 clock: SystemClock::shared(),
                 read_only_status: ErrorCode::ReadOnly.status(),
                 reads: None,
@@ -70,9 +68,9 @@ impl TenantLayer {
         self.with(|rules| rules.api = Some(name.into()))
     }
 
-    /// The `WWW-Authenticate` value of the 401 for a closed account (RFC 9110 section 15.5.2);
-    /// `ApiKey realm="api"` unless set.
-    pub fn challenge(self, challenge: HeaderValue) -> Self {
+    /// The `WWW-Authenticate` of the 401 for a closed account (RFC 9110 section 15.5.2); the default
+    /// [`Challenge`] unless set.
+    pub fn challenge(self, challenge: Challenge) -> Self {
         self.with(|rules| rules.challenge = challenge)
     }
 
@@ -152,9 +150,7 @@ impl AccessRules {
                 return Err(Box::new(with_pay_url(problem, identity)));
             }
             Access::Closed => {
-                let problem = Problem::new(ErrorCode::AccountClosed)
-                    .header(WWW_AUTHENTICATE, self.challenge.clone());
-                return Err(Box::new(problem));
+                return Err(Box::new(self.challenge.account_closed()));
             }
         };
         match &self.api {

@@ -51,13 +51,18 @@ where
             if extensions.get::<PublicPath>().is_some() {
                 return AccessFuture::called(inner.call(request), None);
             }
-            let problem = Problem::new(ErrorCode::LayerMissing)
-                .detail("TenantLayer found no Identity: put AuthLayer outside of it");
+            let problem = Problem::new(ErrorCode::LayerMissing).detail(
+                "TenantLayer found no Identity: put AuthLayer outside of it, or use a whole gate",
+            );
             return AccessFuture::refused(problem.into_response(request.method()));
         };
-        let now = extensions
-            .get::<Meter>()
-            .map_or_else(|| self.rules.now(), Meter::started);
+        let now = match extensions.get::<Meter>() {
+            Some(meter) => {
+                meter.identify_once(identity);
+                meter.started()
+            }
+            None => self.rules.now(),
+        };
         match self
             .rules
             .judge(identity, &RequestHead::from(&request), now)

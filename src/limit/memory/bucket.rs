@@ -40,13 +40,20 @@ impl BucketCell {
         }
     }
 
-    #[inline]
     fn parameters(&self) -> BucketParameters {
         BucketParameters::from_parts(
             self.ticks_per_micro.load(Ordering::Relaxed),
             self.ticks_per_unit.load(Ordering::Relaxed),
             self.burst.load(Ordering::Relaxed),
         )
+    }
+
+    /// Whether the word was written under these parameters.
+    #[inline]
+    fn is_of(&self, parameters: &BucketParameters) -> bool {
+        self.ticks_per_micro.load(Ordering::Relaxed) == parameters.ticks_per_micro()
+            && self.ticks_per_unit.load(Ordering::Relaxed) == parameters.ticks_per_unit()
+            && self.burst.load(Ordering::Relaxed) == parameters.burst()
     }
 
     #[inline]
@@ -56,11 +63,11 @@ impl BucketCell {
     }
 
     /// The word, written under these parameters and near enough to be compared with now.
-    #[inline]
+    #[inline(always)]
     fn current(&self, parameters: &BucketParameters, now: u64) -> Result<u64, Retired> {
         loop {
             let word = self.gate.open()?;
-            if self.parameters() == *parameters && !self.was_left_alone(parameters, now) {
+            if self.is_of(parameters) && !self.was_left_alone(parameters, now) {
                 return Ok(word);
             }
             self.renew(parameters, now)?;
@@ -92,6 +99,15 @@ impl BucketCell {
         })
     }
 
+    #[inline(always)]
+    pub(super) fn passes(&self, parameters: &BucketParameters, now: u64, amount: u64) -> bool {
+        self.current(parameters, now).is_ok_and(|word| {
+            let deficit = parameters.deficit(word, now);
+            parameters.wait(deficit, amount).is_zero()
+        })
+    }
+
+    #[inline]
     pub(super) fn look(
         &self,
         parameters: &BucketParameters,
@@ -105,7 +121,7 @@ impl BucketCell {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(
         &self,
         parameters: &BucketParameters,
@@ -125,12 +141,14 @@ impl BucketCell {
             if amount > 0 && !self.write(word, parameters.full_at(after, now), now) {
                 continue;
             }
+            let reading = parameters.read(after);
             return Ok(Taken::Charged(Charge {
-                reading: parameters.read(after),
+                reading,
                 wait,
-                before: deficit.div_ceil(parameters.ticks_per_unit().max(1)),
+                // Exactly: what was charged is a whole number of units.
+                before: reading.used - charged,
                 amount: charged,
-                period: 0,
+                period: now,
             }));
         }
     }
@@ -145,10 +163,21 @@ impl BucketCell {
     }
 
     /// Gives back or charges more, by the parameters that the bucket is counted under now.
-    pub(super) fn adjust(&self, now: u64, adjustment: Adjustment) -> Result<(), Retired> {
+    ///
+    /// What was charged a whole refill ago has come back by itself: given back once more it would pass twice.
+    pub(super) fn adjust(
+        &self,
+        now: u64,
+        charged_at: u64,
+        adjustment: Adjustment,
+    ) -> Result<(), Retired> {
         loop {
             let parameters = self.parameters();
             let word = self.current(&parameters, now)?;
+            let age = now.saturating_sub(charged_at);
+            if matches!(adjustment, Adjustment::GiveBack(_)) && age >= parameters.refill_micros() {
+                return Ok(());
+            }
             let deficit = parameters.deficit(word, now);
             let after = match adjustment {
                 Adjustment::GiveBack(amount) => parameters.give_back(deficit, amount),

@@ -4,6 +4,7 @@ use super::{
     super::{
         compile::{CompiledAlgorithm, CompiledRule, Threshold},
         reading::{Reading, Wait},
+        store::LimitCall,
     },
     bucket::BucketCell,
     gate::Retired,
@@ -23,6 +24,13 @@ pub(super) struct Moment {
 }
 
 impl Moment {
+    pub(super) fn of(call: &LimitCall<'_>) -> Self {
+        Self {
+            now: call.now,
+            anchor: call.set.owner().billing_anchor,
+        }
+    }
+
     const fn micros(&self) -> u64 {
         self.now.monotonic_micros()
     }
@@ -133,9 +141,23 @@ impl Cell {
         })
     }
 
+    /// Whether a call of `amount` units would pass. A cell that gives no answer lets nothing pass.
+    #[inline(always)]
+    pub(super) fn passes(&self, rule: &CompiledRule, moment: &Moment, amount: u64) -> bool {
+        match (self, rule.compiled()) {
+            (Self::Bucket(cell), CompiledAlgorithm::TokenBucket(bucket)) => {
+                cell.passes(bucket, moment.micros(), amount)
+            }
+            (Self::Quota(cell), CompiledAlgorithm::Quota(quota)) => {
+                cell.passes(quota, moment.now.wall(), moment.anchor, amount)
+            }
+            _ => matches!(self.look(rule, moment, amount), Ok(look) if look.wait.is_zero()),
+        }
+    }
+
     /// Charges `amount` units if they pass, or in any case when `force` is set. Nothing changes for an amount
     /// of zero.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(
         &self,
         rule: &CompiledRule,
@@ -171,7 +193,7 @@ impl Cell {
         adjustment: Adjustment,
     ) -> Result<(), Retired> {
         match self {
-            Self::Bucket(cell) => cell.adjust(moment.micros(), adjustment),
+            Self::Bucket(cell) => cell.adjust(moment.micros(), period, adjustment),
             Self::Window(cell) => cell.adjust(period, adjustment),
             Self::Log(cell) => cell.adjust(moment.micros(), period, adjustment),
             Self::Quota(cell) => cell.adjust(period, adjustment),

@@ -1,19 +1,21 @@
 //! One decision over all rules of a call.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
 use super::{
     super::{
         compile::{CompiledAlgorithm, CompiledRule},
-        decision::{Crossing, Decision, Hold, Outcome, Receipt, RefusalReason, RuleState},
+        decision::{
+            Crossing, Decision, Hold, Holds, Outcome, Receipt, RefusalReason, RuleState, RuleStates,
+        },
         reading::{Reading, Wait},
-        rule::{Action, Algorithm},
+        rule::Action,
         store::{LimitCall, LimitStoreError},
     },
     CellHandle, MemoryLimits, Place, Prepared,
-    cell::{Adjustment, CellFault, Charge, Look, Moment, Taken},
+    cell::{Adjustment, Cell, CellFault, Charge, Look, Moment, Taken},
 };
 
 /// How often a call is decided anew when races take units between its look and its charge. Each time some
@@ -50,18 +52,38 @@ impl From<CellFault> for Again {
 }
 
 impl MemoryLimits {
-    pub(super) fn decide_now(&self, call: &LimitCall<'_>) -> Result<Decision, LimitStoreError> {
-        let moment = Moment {
-            now: call.now,
-            anchor: call.set.owner().billing_anchor,
-        };
+    /// Always answers, in the form that the trait asks for.
+    pub(super) fn decide_now(
+        &self,
+        call: &LimitCall<'_>,
+    ) -> Option<Result<Decision, LimitStoreError>> {
+        let moment = Moment::of(call);
         // A cell beside the set that was evicted in a race stays evicted: later attempts ask the map.
-        let mut prepared = self.prepared(call.set);
+        let prepared = self.prepared(call.set);
+        if let Some(prepared) = prepared
+            && call.set.rule_set().counts_by_owner()
+        {
+            // Filled where it stands: a decision is some hundred bytes, and not to be moved about.
+            let mut decision = Decision::unlimited();
+            if admit_beside(call, &moment, prepared, &mut decision) {
+                return Some(Ok(decision));
+            }
+        }
+        Some(self.decide_at_length(call, &moment, prepared))
+    }
+
+    #[inline(never)]
+    pub(super) fn decide_at_length<'a>(
+        &self,
+        call: &LimitCall<'a>,
+        moment: &Moment,
+        mut prepared: Option<&'a Prepared>,
+    ) -> Result<Decision, LimitStoreError> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let applied = self.applied(call, &moment, prepared)?;
-            match decide(&applied, &moment, attempt >= MAX_ATTEMPTS) {
+            let applied = self.applied(call, moment, prepared)?;
+            match decide(&applied, moment, attempt >= MAX_ATTEMPTS) {
                 Ok(decision) => return Ok(decision),
                 Err(Again::Failed(error)) => return Err(error),
                 Err(Again::Retry) => prepared = None,
@@ -85,7 +107,7 @@ impl MemoryLimits {
             };
             let cell = match rule.compiled() {
                 CompiledAlgorithm::Unlimited => continue,
-                _ if needs_no_count(rule) => {
+                _ if rule.needs_no_count() => {
                     if !place.applies() {
                         continue;
                     }
@@ -105,12 +127,6 @@ impl MemoryLimits {
         }
         Ok(applied)
     }
-}
-
-/// A limit of zero that refuses needs no count, and a bucket that holds nothing has none.
-fn needs_no_count(rule: &CompiledRule) -> bool {
-    rule.limit() == 0
-        && (rule.refuses() || matches!(rule.compiled(), CompiledAlgorithm::TokenBucket(_)))
 }
 
 impl Applied<'_> {
@@ -139,30 +155,28 @@ impl Applied<'_> {
         }
     }
 
-    fn window(&self, reading: &Reading) -> Option<Duration> {
-        self.cell.as_ref()?;
-        match (self.rule.compiled(), self.rule.algorithm()) {
-            (CompiledAlgorithm::TokenBucket(parameters), _) => {
-                Some(Duration::from_micros(parameters.refill_micros()))
-            }
-            (_, Algorithm::SlidingWindow { window, .. } | Algorithm::SlidingLog { window, .. }) => {
-                Some(*window)
-            }
-            _ => reading.window_micros.map(Duration::from_micros),
-        }
-    }
-
     fn state(&self, reading: &Reading, wait: Wait) -> RuleState {
-        RuleState {
-            rule: self.index,
-            limit: self.rule.limit(),
-            remaining: reading.remaining,
-            reset: reading.reset_micros.map(Duration::from_micros),
-            window: self.window(reading),
-            exceeded: !wait.is_zero(),
-            threshold: self.rule.threshold_at(reading.used),
+        let state = state(self.index, self.rule, reading, wait);
+        if self.cell.is_none() {
+            state.over(None)
+        } else {
+            state
         }
     }
+}
+
+#[inline]
+fn state(index: usize, rule: &CompiledRule, reading: &Reading, wait: Wait) -> RuleState {
+    let mut state = RuleState::read(index, rule.limit(), reading, rule.window_micros());
+    state.exceeded = !wait.is_zero();
+    state.threshold = rule.threshold_at(reading.used);
+    state
+}
+
+/// Whether a charge of the rule is overage when the rule was above its limit.
+#[inline]
+fn prices_excess(rule: &CompiledRule, amount: u64) -> bool {
+    amount > 0 && rule.rule().action == Action::Overage && !rule.rule().shadow
 }
 
 const fn nothing_left() -> Look {
@@ -170,6 +184,69 @@ const fn nothing_left() -> Look {
         reading: Reading::new(0, 0, None),
         wait: Wait::Forever,
     }
+}
+
+/// Decides the common call without a detour: all its rules count for its owner, in cells that are known
+/// already, and none of them refuses.
+///
+/// False leaves every count as it was, for the long way to decide.
+#[inline]
+fn admit_beside(
+    call: &LimitCall<'_>,
+    moment: &Moment,
+    prepared: &Prepared,
+    decision: &mut Decision,
+) -> bool {
+    let rules = || std::iter::zip(call.set.rules(), &prepared.cells);
+    // One rule alone is looked at and charged in one step.
+    if call.set.rules().len() > 1 {
+        for (rule, slot) in rules() {
+            let amount = call.cost.amount(rule.unit());
+            let passes = |cell: &Arc<Cell>| cell.passes(rule, moment, amount);
+            if rule.refuses() && !slot.get().is_some_and(passes) {
+                return false;
+            }
+        }
+    }
+    let mut overage = false;
+    // What may have reached a threshold is told when everything is charged.
+    let mut high = Vec::new();
+    for (index, (rule, slot)) in rules().enumerate() {
+        let amount = call.cost.amount(rule.unit());
+        let taken = slot
+            .get()
+            .map(|cell| cell.take(rule, moment, amount, !rule.refuses()));
+        let Some(Ok(Taken::Charged(charge))) = taken else {
+            for (hold, (_, slot)) in std::iter::zip(decision.receipt.holds(), rules()) {
+                if let Some(cell) = slot.get() {
+                    let _ = cell.adjust(moment, hold.period, Adjustment::GiveBack(hold.amount));
+                }
+            }
+            return false;
+        };
+        let state = state(index, rule, &charge.reading, charge.wait);
+        overage |= state.exceeded && prices_excess(rule, amount);
+        if state.threshold > 0 && charge.amount > 0 {
+            high.push((index, charge));
+        }
+        decision.states.push(state);
+        decision
+            .receipt
+            .push(Hold::new(index, charge.amount, charge.period));
+    }
+    decision.outcome = Outcome::Admitted { overage };
+    for (index, charge) in high {
+        if let Some((rule, slot)) = rules().nth(index)
+            && let Some(cell) = slot.get()
+        {
+            cell.reach(rule, &charge, |threshold| {
+                let used = charge.reading.used;
+                let crossing = Crossing::new(index, threshold.percent, used, rule.limit());
+                decision.crossings.push(crossing);
+            });
+        }
+    }
+    true
 }
 
 /// Looks at every rule, and charges all of them when none refuses. On the last attempt a rule that a race has
@@ -233,7 +310,7 @@ fn give_back(applied: &[Applied<'_>], charges: &[Charge], moment: &Moment) {
 }
 
 fn refuse(applied: &[Applied<'_>], looks: &[Look]) -> Decision {
-    let mut states = SmallVec::new();
+    let mut states = RuleStates::new();
     // The first of the most restrictive: never-passing before the longest wait before an unknown one.
     let mut worst: Option<(&Applied<'_>, Wait)> = None;
     for (rule, look) in std::iter::zip(applied, looks) {
@@ -263,16 +340,13 @@ fn refuse(applied: &[Applied<'_>], looks: &[Look]) -> Decision {
 }
 
 fn admit(applied: &[Applied<'_>], charges: &[Charge]) -> Decision {
-    let mut states = SmallVec::new();
-    let mut holds = SmallVec::new();
-    let mut crossings = SmallVec::new();
+    let mut states = RuleStates::new();
+    let mut holds = Holds::new();
+    let mut crossings = Vec::new();
     let mut overage = false;
     for (rule, charge) in std::iter::zip(applied, charges) {
         let state = rule.state(&charge.reading, charge.wait);
-        overage |= state.exceeded
-            && rule.amount > 0
-            && !rule.rule.rule().shadow
-            && rule.rule.rule().action == Action::Overage;
+        overage |= state.exceeded && prices_excess(rule.rule, rule.amount);
         states.push(state);
         let Some(cell) = &rule.cell else {
             continue;

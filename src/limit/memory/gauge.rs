@@ -23,6 +23,7 @@ impl GaugeCell {
         }
     }
 
+    #[inline]
     pub(super) fn look(
         &self,
         parameters: &ConcurrencyParameters,
@@ -35,6 +36,7 @@ impl GaugeCell {
         })
     }
 
+    #[inline]
     pub(super) fn take(
         &self,
         parameters: &ConcurrencyParameters,

@@ -23,6 +23,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use smallvec::SmallVec;
 
 use self::{
     cell::{Cell, Moment},
@@ -126,11 +127,12 @@ impl MemoryLimits {
     /// The cells of the owner-fixed rules of a set, kept beside it.
     #[inline]
     fn prepared<'a>(&self, set: &'a LimitSet) -> Option<&'a Prepared> {
-        set.prepared(|| Prepared {
+        let make = || Prepared {
             store: self.id,
             cells: set.rules().iter().map(|_| OnceLock::new()).collect(),
-        })
-        .filter(|prepared| prepared.store == self.id)
+        };
+        let prepared = set.in_memory.get_or_init(make);
+        (prepared.store == self.id).then_some(prepared)
     }
 
     /// The cell that a rule of a call counts in; `None` when the rule does not apply to the call.
@@ -142,7 +144,7 @@ impl MemoryLimits {
         prepared: Option<&'a Prepared>,
     ) -> Result<Option<CellHandle<'a>>, LimitStoreError> {
         let slot = prepared
-            .filter(|_| matches!(place.rule.scope(), Scope::Tenant | Scope::Key))
+            .filter(|_| place.rule.is_fixed_by_owner())
             .and_then(|prepared| prepared.cells.get(place.index));
         if let Some(cell) = slot.and_then(OnceLock::get) {
             return Ok(Some(Cow::Borrowed(cell)));
@@ -190,11 +192,12 @@ impl Default for MemoryLimits {
 impl LimitStore for MemoryLimits {
     /// Always answers.
     fn try_decide(&self, call: &LimitCall<'_>) -> Option<Result<Decision, LimitStoreError>> {
-        Some(self.decide_now(call))
+        self.decide_now(call)
     }
 
     async fn decide(self: Arc<Self>, call: OwnedLimitCall) -> Result<Decision, LimitStoreError> {
-        self.decide_now(&call.as_call())
+        let call = call.as_call();
+        self.decide_at_length(&call, &Moment::of(&call), self.prepared(call.set))
     }
 
     fn settle(&self, call: &LimitCall<'_>, receipt: &Receipt, settlement: &Settlement) {
@@ -204,9 +207,9 @@ impl LimitStore for MemoryLimits {
 
 /// What the store keeps beside a set: the cells of the rules whose key the owner fixes.
 #[derive(Debug)]
-struct Prepared {
+pub(super) struct Prepared {
     store: u64,
-    cells: Box<[OnceLock<Arc<Cell>>]>,
+    cells: SmallVec<[OnceLock<Arc<Cell>>; 3]>,
 }
 
 /// A cell from beside the set, or found in the map.

@@ -72,7 +72,7 @@ impl QuotaCell {
         self.earliest.load(Ordering::Relaxed) <= now && now < self.end.load(Ordering::Relaxed)
     }
 
-    #[inline]
+    #[inline(always)]
     fn current(
         &self,
         parameters: &QuotaParameters,
@@ -123,6 +123,20 @@ impl QuotaCell {
         Timestamp::from_unix_micros(self.end.load(Ordering::Relaxed))
     }
 
+    /// What was used and the period need not belong together: only a charge decides.
+    #[inline(always)]
+    pub(super) fn passes(
+        &self,
+        parameters: &QuotaParameters,
+        now: Timestamp,
+        anchor: Option<Timestamp>,
+        amount: u64,
+    ) -> bool {
+        self.current(parameters, now, anchor)
+            .is_ok_and(|used| parameters.wait(used, amount, now, self.end()).is_zero())
+    }
+
+    #[inline]
     pub(super) fn look(
         &self,
         parameters: &QuotaParameters,
@@ -143,7 +157,7 @@ impl QuotaCell {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(
         &self,
         parameters: &QuotaParameters,

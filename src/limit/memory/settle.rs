@@ -20,10 +20,7 @@ impl MemoryLimits {
         if !receipt.begin_settlement() {
             return;
         }
-        let moment = Moment {
-            now: call.now,
-            anchor: call.set.owner().billing_anchor,
-        };
+        let moment = Moment::of(call);
         let prepared = self.prepared(call.set);
         for hold in receipt.holds() {
             let Some(rule) = call.set.rules().get(hold.rule) else {

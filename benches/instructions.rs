@@ -1,0 +1,141 @@
+//! Instructions for each call, counted by valgrind: repeatable where a time on a busy machine is not.
+//!
+//! `cargo bench --bench instructions` runs every case under `valgrind --tool=callgrind` and prints what one call
+//! of it takes; `-- CASE..` only the cases that are named. To see where the instructions go:
+//!
+//! ```text
+//! valgrind --tool=callgrind --toggle-collect='*measured*' target/release/deps/instructions-.. CASE 10000
+//! callgrind_annotate callgrind.out.*
+//! ```
+//!
+//! Valgrind's processor has no SHA instructions, so the digest of a key costs several thousand instructions
+//! here that it does not cost elsewhere. Take `digest` off where a key is identified, and `bare` where a
+//! request is served.
+
+mod common;
+
+use std::{env, error::Error, hint::black_box, process::Command};
+
+use common::{Guarded, Limits};
+use tollgate::{
+    auth::KeyHasher,
+    clock::{Clock, SystemClock},
+    limit::HeaderStyle,
+};
+
+const CALLS: u64 = 10_000;
+const WARM_UP: u64 = 1_000;
+
+/// What a case measures, by name.
+type Case = (&'static str, fn(u64));
+
+const CASES: [Case; 9] = [
+    ("clock", clock),
+    ("digest", digest),
+    ("governor", governor),
+    ("limiter", |n| limiter(n, 1)),
+    ("limiter-2-rules", |n| limiter(n, 2)),
+    ("bare", bare),
+    ("layers", |n| guarded(n, common::three_layers)),
+    ("gate-headers-off", |n| {
+        guarded(n, || common::gate(HeaderStyle::Off))
+    }),
+    ("gate", |n| {
+        guarded(n, || common::gate(HeaderStyle::Draft11))
+    }),
+];
+
+/// The function whose instructions are counted.
+#[inline(never)]
+fn measured(n: u64, call: &mut dyn FnMut(u64)) {
+    (0..n).for_each(call);
+}
+
+/// Measures what is left when everything is in the caches.
+fn warm(n: u64, mut call: impl FnMut(u64)) {
+    (0..WARM_UP).for_each(&mut call);
+    measured(n, &mut call);
+}
+
+fn clock(n: u64) {
+    let clock = SystemClock::new();
+    warm(n, |_| {
+        black_box(clock.now());
+    });
+}
+
+fn digest(n: u64) {
+    let hasher = KeyHasher::sha256();
+    let key = "tg_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ3d9ffH";
+    warm(n, |_| {
+        black_box(hasher.digest(black_box(key)));
+    });
+}
+
+fn governor(n: u64) {
+    let (names, limiter) = (common::names(1), common::governor_limiter());
+    warm(n, |_| {
+        assert!(black_box(limiter.check_key(&names[0])).is_ok())
+    });
+}
+
+fn limiter(n: u64, n_rules: usize) {
+    let rules = [common::rate(), common::quota()].into_iter().take(n_rules);
+    let limits = Limits::new(&common::names(1), rules);
+    warm(n, |_| limits.check(0));
+}
+
+fn bare(n: u64) {
+    let (mut service, key) = (common::bare(), common::names(1).remove(0));
+    warm(n, |_| common::call(&mut service, &key));
+}
+
+/// The calls wait in the recorder's queue: its task does not run.
+fn guarded<S>(n: u64, make: impl FnOnce() -> Guarded<S>)
+where
+    S: tower::Service<http::Request<String>, Error = std::convert::Infallible>,
+{
+    let runtime = common::runtime();
+    let _inside = runtime.enter();
+    let mut guarded = make();
+    warm(n, |i| guarded.call(i));
+    assert_eq!(guarded.recorder.counters().queued, WARM_UP + n);
+}
+
+/// Instructions for each call of a case.
+fn count(case: &str) -> Result<u64, Box<dyn Error>> {
+    let run = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg("--toggle-collect=*measured*")
+        .arg(env::current_exe()?)
+        .args([case, &CALLS.to_string()])
+        .output()?;
+    let text = String::from_utf8_lossy(&run.stderr);
+    let collected = text.lines().find_map(|line| line.split_once("Collected :"));
+    match collected {
+        Some((_, count)) if run.status.success() => Ok(count.trim().parse::<u64>()? / CALLS),
+        _ => Err(format!("valgrind failed: {text}").into()),
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // Cargo adds `--bench`.
+    let arguments: Vec<String> = env::args().skip(1).filter(|it| it != "--bench").collect();
+    if let [case, n] = &*arguments
+        && let Ok(n) = n.parse()
+    {
+        let (_, run) = CASES
+            .iter()
+            .find(|(name, _)| name == case)
+            .ok_or("no such case")?;
+        run(n);
+        return Ok(());
+    }
+    println!("| case | instructions for each call |\n|---|---|");
+    for (case, _) in CASES {
+        if arguments.is_empty() || arguments.iter().any(|it| it == case) {
+            println!("| {case} | {} |", count(case)?);
+        }
+    }
+    Ok(())
+}
