@@ -72,6 +72,10 @@ async fn every_setting_at_its_ends_works_or_is_refused_when_the_gate_is_built() 
         ),
         ("waiting 1", cache(|c| c.max_waiting(1))),
         ("waiting max", cache(|c| c.max_waiting(usize::MAX))),
+        (
+            "limit deadline 1 ns",
+            setup(move |b| b.limit_deadline(Duration::from_nanos(1))),
+        ),
         ("limit deadline max", setup(move |b| b.limit_deadline(max))),
         ("processes max", setup(|b| b.processes(NonZeroU32::MAX))),
         (
@@ -190,6 +194,10 @@ fn what_cannot_work_is_refused_by_name() {
         (
             "quota_status",
             setup(|b| b.quota_status(StatusCode::NOT_MODIFIED)),
+        ),
+        (
+            "quota_status",
+            setup(|b| b.quota_status(StatusCode::INTERNAL_SERVER_ERROR)),
         ),
         (
             "read_only_status",
