@@ -11,9 +11,6 @@ use quick_cache::{UnitWeighter, sync::Cache};
 use super::{client_addr::network_key, pace::Pace};
 use crate::{clock::Now, error::ConfigError};
 
-/// The table takes its memory from the start.
-const MAX_NETWORKS: usize = 1 << 24;
-
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Bounds the failed attempts of each client network, so that nobody can guess keys or flood the store with
@@ -56,7 +53,7 @@ impl FailureLimit {
     ///
     /// # Errors
     ///
-    /// As [`FailureLimit::new`]; also when `networks` is not 1 to 16,777,216.
+    /// As [`FailureLimit::new`]; also when `networks` is zero.
     pub fn with_networks(
         per_minute: u32,
         burst: u32,
@@ -66,10 +63,7 @@ impl FailureLimit {
         match (per_minute, burst, networks) {
             (0, _, _) => zero("per_minute"),
             (_, 0, _) => zero("burst"),
-            (_, _, n) if !(1..=MAX_NETWORKS).contains(&n) => Err(ConfigError::new(
-                "networks",
-                "must be 1 to 16777216: leave it at 65536 when in doubt",
-            )),
+            (_, _, 0) => zero("networks"),
             _ => Ok(Self::unchecked(per_minute, burst, networks)),
         }
     }

@@ -62,6 +62,14 @@ async fn every_setting_at_its_ends_works_or_is_refused_when_the_gate_is_built() 
         ),
         ("deadline max", cache(move |c| c.store_deadline(max))),
         ("capacity 1", cache(|c| c.capacity(1).negative_capacity(1))),
+        (
+            "capacity max",
+            cache(|c| c.capacity(usize::MAX).negative_capacity(usize::MAX)),
+        ),
+        (
+            "networks max",
+            setup(|b| b.failure_limit(FailureLimit::with_networks(1, 1, usize::MAX).unwrap())),
+        ),
         ("waiting 1", cache(|c| c.max_waiting(1))),
         ("waiting max", cache(|c| c.max_waiting(usize::MAX))),
         (
@@ -87,7 +95,6 @@ async fn every_setting_at_its_ends_works_or_is_refused_when_the_gate_is_built() 
             "log max",
             setup(|b| b.auth_events(Arc::new(LogAuthEvents::new(u32::MAX, u32::MAX)))),
         ),
-        ("api of one letter", setup(|b| b.api("a"))),
         ("api long", setup(|b| b.api("x".repeat(100_000)))),
         ("api odd", setup(|b| b.api("a\n\u{1b}[31mb"))),
         ("public all", setup(|b| b.public(["/never/*"]))),
@@ -165,12 +172,7 @@ async fn far_stores_work_at_the_ends_of_the_settings_too() {
 fn what_cannot_work_is_refused_by_name() {
     let refused: Vec<(&str, Setup)> = vec![
         ("cache.capacity", cache(|c| c.capacity(0))),
-        ("cache.capacity", cache(|c| c.capacity(usize::MAX))),
         ("cache.negative_capacity", cache(|c| c.negative_capacity(0))),
-        (
-            "cache.negative_capacity",
-            cache(|c| c.negative_capacity(usize::MAX)),
-        ),
         ("cache.max_waiting", cache(|c| c.max_waiting(0))),
         (
             "cache.store_deadline",
@@ -178,6 +180,11 @@ fn what_cannot_work_is_refused_by_name() {
         ),
         ("plans", setup(|b| b.plans([]))),
         ("public[0]", setup(|b| b.public(["*"]))),
+        ("api", setup(|b| b.api(""))),
+        (
+            "limit_deadline",
+            setup(|b| b.limit_deadline(Duration::ZERO)),
+        ),
         ("sandbox", setup(|b| b.sandbox(""))),
         ("quota_status", setup(|b| b.quota_status(StatusCode::OK))),
         (
@@ -206,12 +213,7 @@ fn what_cannot_work_is_refused_by_name() {
         let error = setup(builder).build().expect_err(path);
         assert_eq!(error.path(), path, "{error}");
     }
-    for networks in [0, usize::MAX] {
-        assert!(
-            FailureLimit::with_networks(1, 1, networks).is_err(),
-            "{networks}"
-        );
-    }
+    assert!(FailureLimit::with_networks(1, 1, 0).is_err());
     let recorder = |n| {
         Recorder::builder(MemorySink::new())
             .queue_capacity(n)

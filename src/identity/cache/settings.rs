@@ -18,9 +18,6 @@ pub struct CacheSettings {
 /// After a store failed, how long what is stale is served before the store is asked again.
 const RETRY_AFTER_ERROR_MICROS: u64 = 1_000_000;
 
-/// The table takes its memory from the start.
-const MAX_CAPACITY: usize = 1 << 24;
-
 impl CacheSettings {
     /// The defaults of the setters below.
     pub const fn new() -> Self {
@@ -35,7 +32,7 @@ impl CacheSettings {
         }
     }
 
-    /// How many working keys are kept; 100,000 unless set, 1 to 16,777,216.
+    /// How many working keys are kept; 100,000 unless set, at least 1.
     pub const fn capacity(mut self, n_keys: usize) -> Self {
         self.capacity = n_keys;
         self
@@ -48,7 +45,7 @@ impl CacheSettings {
     }
 
     /// How many keys that do not work are kept, apart from the working ones, so that a flood of invented keys
-    /// displaces none of those; 10,000 unless set, 1 to 16,777,216.
+    /// displaces none of those; 10,000 unless set, at least 1.
     pub const fn negative_capacity(mut self, n_keys: usize) -> Self {
         self.negative_capacity = n_keys;
         self
@@ -83,13 +80,11 @@ impl CacheSettings {
 
     pub(in crate::identity) fn check(&self) -> Result<(), ConfigError> {
         let zero = |field| Err(ConfigError::new(field, "must be at least 1").under("cache"));
-        for (field, capacity) in [
-            ("capacity", self.capacity),
-            ("negative_capacity", self.negative_capacity),
-        ] {
-            if !(1..=MAX_CAPACITY).contains(&capacity) {
-                return Err(ConfigError::new(field, "must be 1 to 16777216 keys").under("cache"));
-            }
+        if self.capacity == 0 {
+            return zero("capacity");
+        }
+        if self.negative_capacity == 0 {
+            return zero("negative_capacity");
         }
         if self.max_waiting == 0 {
             return zero("max_waiting");
