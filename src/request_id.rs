@@ -39,17 +39,20 @@
 
 use std::{
     fmt,
+    future::Future,
     hash::{BuildHasher, RandomState},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use http::{HeaderName, HeaderValue, Request};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response};
 use ipnet::IpNet;
-use tower_http::request_id::{MakeRequestId, PropagateRequestId, SetRequestId};
+use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -176,18 +179,22 @@ impl<S, T: ?Sized> Layer<S> for RequestIdLayer<T> {
     type Service = RequestIdService<S, T>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let propagate = PropagateRequestId::x_request_id(inner);
         RequestIdService {
-            inner: SetRequestId::x_request_id(propagate, self.make.clone()),
+            inner,
+            make: self.make.clone(),
             trust: Arc::clone(&self.trust),
         }
     }
 }
 
-/// The service of [`RequestIdLayer`]: drops an inbound id that is not to be kept, then leaves the work to
-/// tower-http.
+/// The service of [`RequestIdLayer`].
+///
+/// Does what `SetRequestId` and `PropagateRequestId` of tower-http do, with their type of id, but for an extension
+/// of the answer that repeats its field: an id is one allocation and one more for its extension, where theirs
+/// were nine in all.
 pub struct RequestIdService<S, T: ?Sized = TrustNobody> {
-    inner: SetRequestId<PropagateRequestId<S>, MakeId>,
+    inner: S,
+    make: MakeId,
     trust: Arc<T>,
 }
 
@@ -195,6 +202,7 @@ impl<S: Clone, T: ?Sized> Clone for RequestIdService<S, T> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
+            make: self.make.clone(),
             trust: Arc::clone(&self.trust),
         }
     }
@@ -208,33 +216,82 @@ impl<S, T: ?Sized> fmt::Debug for RequestIdService<S, T> {
 
 impl<S, T, Q, B> Service<Request<Q>> for RequestIdService<S, T>
 where
-    S: Service<Request<Q>, Response = http::Response<B>>,
+    S: Service<Request<Q>, Response = Response<B>>,
     T: TrustInbound + ?Sized,
 {
-    type Response = http::Response<B>;
+    type Response = Response<B>;
     type Error = S::Error;
-    type Future = <SetRequestId<PropagateRequestId<S>, MakeId> as Service<Request<Q>>>::Future;
+    type Future = RequestIdFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<Q>) -> Self::Future {
-        if let Some(given) = request.extensions().get::<RequestId>() {
-            let given = given.header_value().clone();
-            request.headers_mut().insert(X_REQUEST_ID, given);
-        } else if !is_kept(&RequestHead::from(&request), &*self.trust) {
-            request.headers_mut().remove(X_REQUEST_ID);
+        let id = if let Some(given) = request.extensions().get::<RequestId>() {
+            let id = given.header_value().clone();
+            request.headers_mut().insert(X_REQUEST_ID, id.clone());
+            Some(id)
+        } else if let Some(kept) = kept(&RequestHead::from(&request), &*self.trust) {
+            let id = kept.clone();
+            request.extensions_mut().insert(RequestId::new(id.clone()));
+            Some(id)
+        } else {
+            // Hexadecimal digits are a legal value: an id is always made.
+            let made = self.make.header_value();
+            if let Some(id) = &made {
+                request.headers_mut().insert(X_REQUEST_ID, id.clone());
+                request.extensions_mut().insert(RequestId::new(id.clone()));
+            }
+            made
+        };
+        RequestIdFuture {
+            future: self.inner.call(request),
+            id,
         }
-        self.inner.call(request)
     }
 }
 
-fn is_kept<T: TrustInbound + ?Sized>(head: &RequestHead<'_>, trust: &T) -> bool {
+pin_project! {
+    /// The future of [`RequestIdService`]: puts the id on the answer.
+    pub struct RequestIdFuture<F> {
+        #[pin]
+        future: F,
+        id: Option<HeaderValue>,
+    }
+}
+
+impl<F, B, E> Future for RequestIdFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<B>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.future.poll(cx))?;
+        if let Some(id) = this.id.take() {
+            response.headers_mut().entry(X_REQUEST_ID).or_insert(id);
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl<F> fmt::Debug for RequestIdFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestIdFuture").finish_non_exhaustive()
+    }
+}
+
+/// The id that the request carries, if it stays.
+fn kept<'a, T: TrustInbound + ?Sized>(
+    head: &RequestHead<'a>,
+    trust: &T,
+) -> Option<&'a HeaderValue> {
     let mut sent = head.headers().get_all(X_REQUEST_ID).iter();
     match (sent.next(), sent.next()) {
-        (Some(id), None) => is_valid(id.as_bytes()) && trust.trusts(head),
-        _ => false,
+        (Some(id), None) if is_valid(id.as_bytes()) && trust.trusts(head) => Some(id),
+        _ => None,
     }
 }
 
@@ -251,35 +308,32 @@ fn is_valid(id: &[u8]) -> bool {
 /// ids do not repeat within a layer and do not show how many requests there were. They are not secrets: who
 /// has seen some may foresee others, and nothing should be granted to whoever knows one.
 #[derive(Clone, Debug)]
-pub struct MakeId {
-    prefix: u64,
+struct MakeId {
+    prefix: [u8; 16],
     next: Arc<AtomicU64>,
 }
 
 impl MakeId {
     fn new() -> Self {
         Self {
-            prefix: random(),
+            prefix: digits(random()),
             next: Arc::new(AtomicU64::new(random())),
         }
     }
 
     fn next_id(&self) -> [u8; 32] {
         let count = self.next.fetch_add(1, Ordering::Relaxed);
-        let id = u128::from(self.prefix) << 64 | u128::from(scramble(count));
-        let mut digits = [0; 32];
-        for (digit, byte) in digits.chunks_exact_mut(2).zip(id.to_be_bytes()) {
-            digit.copy_from_slice(&hex(byte));
-        }
-        digits
+        let mut id = [0; 32];
+        let (prefix, suffix) = id.split_at_mut(16);
+        prefix.copy_from_slice(&self.prefix);
+        suffix.copy_from_slice(&digits(scramble(count)));
+        id
     }
-}
 
-impl MakeRequestId for MakeId {
-    fn make_request_id<B>(&mut self, _: &Request<B>) -> Option<RequestId> {
-        HeaderValue::from_bytes(&self.next_id())
-            .ok()
-            .map(RequestId::new)
+    /// One allocation, of which request, extension and answer each hold a count: bytes that were copied would be
+    /// shared by a second one.
+    fn header_value(&self) -> Option<HeaderValue> {
+        HeaderValue::from_maybe_shared(Bytes::from_owner(self.next_id())).ok()
     }
 }
 
@@ -294,6 +348,14 @@ const fn scramble(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+fn digits(n: u64) -> [u8; 16] {
+    let mut digits = [0; 16];
+    for (digit, byte) in digits.as_chunks_mut().0.iter_mut().zip(n.to_be_bytes()) {
+        *digit = hex(byte);
+    }
+    digits
 }
 
 const fn hex(byte: u8) -> [u8; 2] {
