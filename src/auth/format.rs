@@ -4,6 +4,7 @@ use zeroize::Zeroizing;
 
 use super::{
     ApiKey,
+    extract::all,
     key::{is_key_byte, is_prefix},
 };
 use crate::{error::ConfigError, id::Environment};
@@ -195,7 +196,8 @@ impl Default for KeyFormat {
     }
 }
 
-/// Reads from right to left: the check part and the body have no `_`, so the first one met ends the body.
+/// Reads from right to left: the check part has a length, and the body has one or no `_` in it, so that the first
+/// one met ends it.
 fn check_parts(
     candidate: &str,
     prefix: &str,
@@ -206,12 +208,18 @@ fn check_parts(
         .checked_sub(CHECK_CHARACTERS)
         .and_then(|end| candidate.split_at_checked(end))
         .ok_or(Malformed)?;
-    let (head, body) = covered.rsplit_once('_').ok_or(Malformed)?;
-    let right_length = match covers {
-        Covers::Everything => body.len() == BODY_CHARACTERS,
-        Covers::Body => (30..=64).contains(&body.len()),
+    let (head, body) = match covers {
+        Covers::Everything => {
+            let end = covered.len().checked_sub(BODY_CHARACTERS);
+            let (head, body) = end
+                .and_then(|end| covered.split_at_checked(end))
+                .ok_or(Malformed)?;
+            (head.strip_suffix('_').ok_or(Malformed)?, body)
+        }
+        Covers::Body => covered.rsplit_once('_').ok_or(Malformed)?,
     };
-    if !right_length || !body.bytes().all(|b| b.is_ascii_alphanumeric()) {
+    let right_length = covers == Covers::Everything || (30..=64).contains(&body.len());
+    if !right_length || !all(body.as_bytes(), u8::is_ascii_alphanumeric) {
         return Err(Malformed);
     }
     let environment = match head.strip_prefix(prefix).ok_or(Malformed)? {

@@ -15,28 +15,32 @@ use super::{
     cost::Cost,
     decision::{Decision, Outcome},
     headers,
+    hook::LimitDegraded,
     layer::Settings,
-    rule::{Algorithm, Unit},
+    rule::Unit,
     set::{LimitSet, ScopeValues},
     store::{LimitCall, LimitStore, Settlement},
 };
 use crate::{
     body::ResponseBody,
-    clock::Clock,
     error::{ErrorCode, Problem},
     meter::Meter,
 };
 
-/// What one admitted call holds until it ends. Dropping it settles.
+/// What one call asks for, and what it holds from its admission to its end. Dropping it settles.
+///
+/// One allocation from the question to the settlement: what is moved from future to body is a pointer.
 #[derive(Debug)]
 pub(super) struct Charge {
-    pub(super) store: Arc<dyn LimitStore>,
+    pub(super) settings: Arc<Settings>,
     pub(super) set: Arc<LimitSet>,
     pub(super) scopes: ScopeValues,
     pub(super) cost: Cost,
-    pub(super) clock: Arc<dyn Clock>,
     pub(super) decision: Decision,
+    /// Only where a rule counts what the handler names.
     pub(super) meter: Option<Meter>,
+    /// The store gave no answer, and the one in this process decided.
+    pub(super) degraded: Option<LimitDegraded>,
     pub(super) ending: Ending,
 }
 
@@ -47,6 +51,8 @@ pub(super) struct RefusedByLimit;
 /// How the call ended, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
+    /// The call is not admitted, or not yet: nothing is held.
+    NotAdmitted,
     /// The client left, or the call was served.
     Used,
     /// The service failed, or a layer behind the limit refused the call.
@@ -57,7 +63,7 @@ pub(super) enum Ending {
 
 impl Charge {
     /// Notes how the response speaks of the call, and lets the response speak of the limits.
-    pub(super) fn observe<B>(&mut self, settings: &Settings, response: &mut Response<B>) {
+    pub(super) fn observe<B>(&mut self, response: &mut Response<B>) {
         let extensions = response.extensions();
         let code = extensions.get::<Problem>().map(Problem::code);
         self.ending = if extensions.get::<RefusedByLimit>().is_some() {
@@ -68,7 +74,7 @@ impl Charge {
             Ending::Used
         };
         headers::write(
-            settings.headers,
+            self.settings.headers,
             &self.set,
             &self.decision,
             response.headers_mut(),
@@ -112,12 +118,17 @@ impl Charge {
 
     fn settlement(&self) -> Option<Settlement> {
         match self.ending {
+            Ending::NotAdmitted => None,
             Ending::RefusedByLimit => Some(Settlement::Cancel),
             Ending::Failed => Some(Settlement::Refund),
             Ending::Used if std::thread::panicking() => Some(Settlement::Refund),
             Ending::Used => {
+                let traits = self.set.rule_set().traits();
+                if !traits.counts_custom && !traits.holds_slots {
+                    return None;
+                }
                 let actual = self.actual();
-                (actual != self.cost || self.holds_a_slot()).then_some(Settlement::Actual(actual))
+                (actual != self.cost || traits.holds_slots).then_some(Settlement::Actual(actual))
             }
         }
     }
@@ -126,9 +137,12 @@ impl Charge {
         matches!(self.decision.outcome, Outcome::Admitted { overage: true })
     }
 
-    fn holds_a_slot(&self) -> bool {
-        let mut rules = self.set.rules().iter();
-        rules.any(|rule| matches!(rule.algorithm(), Algorithm::Concurrency { .. }))
+    fn store(&self) -> &dyn LimitStore {
+        if self.degraded.is_some() {
+            self.settings.fallback.store()
+        } else {
+            &*self.settings.store
+        }
     }
 }
 
@@ -136,8 +150,9 @@ impl Drop for Charge {
     fn drop(&mut self) {
         if let Some(settlement) = self.settlement() {
             // The time of now, not of the decision: a bucket has been refilled in between.
-            let call = LimitCall::new(&self.set, &self.scopes, &self.cost, self.clock.now());
-            self.store
+            let now = self.settings.clock.now();
+            let call = LimitCall::new(&self.set, &self.scopes, &self.cost, now);
+            self.store()
                 .settle(&call, &self.decision.receipt, &settlement);
         }
     }

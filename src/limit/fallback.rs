@@ -40,8 +40,8 @@ impl Fallback {
         }
     }
 
-    pub(super) fn store(&self) -> Arc<dyn LimitStore> {
-        Arc::<MemoryLimits>::clone(&self.local)
+    pub(super) fn store(&self) -> &MemoryLimits {
+        &self.local
     }
 
     /// The decision of the rules that say `Local`, and the set it was made under; `None` when the call is to

@@ -3,7 +3,6 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -15,13 +14,9 @@ use tower_service::Service;
 use super::{
     charge::{Charge, LimitBody},
     decision::Decision,
-    hook::LimitDegraded,
-    layer::Settings,
     service::{Question, answered, conclude},
     store::LimitStoreError,
 };
-use crate::body::ResponseBody;
-
 pub(super) type Decide = Pin<Box<dyn Future<Output = Result<Decision, LimitStoreError>> + Send>>;
 
 pin_project! {
@@ -39,22 +34,16 @@ pin_project! {
     #[project = StateProjection]
     enum State<S, ReqB, B, F> {
         Passed { #[pin] future: F },
-        Called { #[pin] future: F, settings: Arc<Settings>, pending: Option<Pending> },
+        Called { #[pin] future: F, charge: Option<Box<Charge>> },
         // Boxed: a decision that needs a trip is boxed itself, and the others need not carry the room for it.
         Deciding { waiting: Option<Box<Waiting<S, ReqB>>> },
         Refused { response: Option<Box<Response<LimitBody<B>>>> },
     }
 }
 
-struct Pending {
-    charge: Box<Charge>,
-    degraded: Option<LimitDegraded>,
-}
-
 /// A call whose decision is on its way, and the service that was polled ready for it.
 pub(super) struct Waiting<S, ReqB> {
     pub(super) decide: Pin<Box<Timeout<Decide>>>,
-    pub(super) settings: Arc<Settings>,
     pub(super) question: Question,
     pub(super) request: Request<ReqB>,
     pub(super) inner: S,
@@ -67,18 +56,10 @@ impl<S: Service<Request<ReqB>>, ReqB, B> ResponseFuture<S, ReqB, B> {
         }
     }
 
-    pub(super) const fn called(
-        future: S::Future,
-        settings: Arc<Settings>,
-        charge: Box<Charge>,
-        degraded: Option<LimitDegraded>,
-    ) -> Self {
+    pub(super) const fn called(future: S::Future, charge: Box<Charge>) -> Self {
+        let charge = Some(charge);
         Self {
-            state: State::Called {
-                future,
-                settings,
-                pending: Some(Pending { charge, degraded }),
-            },
+            state: State::Called { future, charge },
         }
     }
 
@@ -108,39 +89,25 @@ where
             let next = match self.as_mut().project().state.project() {
                 StateProjection::Passed { future } => {
                     let response = ready!(future.poll(cx))?;
-                    return Poll::Ready(Ok(
-                        response.map(|body| LimitBody::new(ResponseBody::inner(body), None))
-                    ));
+                    return Poll::Ready(Ok(answered(response, None)));
                 }
-                StateProjection::Called {
-                    future,
-                    settings,
-                    pending,
-                } => {
-                    let before = pending.as_mut().map(|pending| pending.charge.enter());
+                StateProjection::Called { future, charge } => {
+                    let before = charge.as_mut().map(|charge| charge.enter());
                     let poll = future.poll(cx);
-                    if let (Some(pending), Some(before)) = (pending.as_mut(), before) {
-                        pending.charge.leave(before);
+                    if let (Some(charge), Some(before)) = (charge.as_mut(), before) {
+                        charge.leave(before);
                     }
                     let result = ready!(poll);
-                    let pending = pending.take();
-                    let response = match result {
-                        Ok(response) => response,
+                    let charge = charge.take();
+                    return Poll::Ready(match result {
+                        Ok(response) => Ok(answered(response, charge)),
                         Err(error) => {
-                            if let Some(pending) = pending {
-                                pending.charge.service_failed();
+                            if let Some(charge) = charge {
+                                charge.service_failed();
                             }
-                            return Poll::Ready(Err(error));
+                            Err(error)
                         }
-                    };
-                    return Poll::Ready(Ok(match pending {
-                        Some(Pending { charge, degraded }) => {
-                            answered(settings, response, charge, degraded)
-                        }
-                        None => {
-                            response.map(|body| LimitBody::new(ResponseBody::inner(body), None))
-                        }
-                    }));
+                    });
                 }
                 StateProjection::Deciding { waiting } => {
                     // A future is not polled again after it was ready.
@@ -152,21 +119,20 @@ where
                         return Poll::Pending;
                     };
                     let Waiting {
-                        settings,
                         question,
                         request,
-                        inner,
+                        mut inner,
                         ..
                     } = *trip;
                     let verdict = match decision {
-                        Ok(Ok(decision)) => question.decided(&settings, decision),
-                        Ok(Err(error)) => question.failed(&settings, &error),
+                        Ok(Ok(decision)) => question.decided(decision),
+                        Ok(Err(error)) => question.failed(&error),
                         Err(elapsed) => {
                             let cause: Box<dyn Error + Send + Sync> = elapsed.into();
-                            question.failed(&settings, &LimitStoreError::Indeterminate(cause))
+                            question.failed(&LimitStoreError::Indeterminate(cause))
                         }
                     };
-                    conclude(&settings, verdict, request, inner)
+                    conclude(verdict, request, &mut inner)
                 }
                 StateProjection::Refused { response } => {
                     return response

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
+use smallvec::SmallVec;
 
 use super::{
     decision::{Decision, Outcome, RuleState},
@@ -56,7 +57,10 @@ pub(super) fn write(
     {
         headers.insert(RETRY_AFTER, HeaderValue::from(wait_seconds(wait)));
     }
-    let mut visible: smallvec::SmallVec<[&RuleState; 4]> = decision
+    if style == HeaderStyle::Off && !decision.states.iter().any(is_noteworthy) {
+        return;
+    }
+    let mut visible: SmallVec<[&RuleState; 4]> = decision
         .states
         .iter()
         .filter(|state| is_visible(set, state))
@@ -64,13 +68,19 @@ pub(super) fn write(
     if visible.is_empty() {
         return;
     }
-    write_warning(set, &visible, headers);
+    if visible.iter().any(|state| is_noteworthy(state)) {
+        write_warning(set, &visible, headers);
+    }
     match style {
         HeaderStyle::Draft11 => {
             // The draft leaves the order free; clients that read one item only should read the tightest.
             visible.sort_by(|a, b| tightness(a, b));
-            insert(headers, RATE_LIMIT_POLICY, list(set, &visible, push_policy));
-            insert(headers, RATE_LIMIT, list(set, &visible, push_state));
+            append(
+                headers,
+                RATE_LIMIT_POLICY,
+                &list(set, &visible, push_policy),
+            );
+            append(headers, RATE_LIMIT, &list(set, &visible, push_state));
         }
         HeaderStyle::Legacy => {
             if let Some(state) = visible.iter().min_by(|a, b| tightness(a, b)) {
@@ -97,49 +107,51 @@ fn tightness(a: &RuleState, b: &RuleState) -> std::cmp::Ordering {
     b.exceeded.cmp(&a.exceeded).then(left.cmp(&right))
 }
 
-fn insert(headers: &mut HeaderMap, name: HeaderName, text: String) {
+/// Whether a warning may have to tell of the state.
+const fn is_noteworthy(state: &RuleState) -> bool {
+    state.threshold > 0 || state.exceeded
+}
+
+/// A field's value under construction: on the stack unless it is long, so that it is allocated once, as a value.
+type Text = SmallVec<[u8; 256]>;
+
+fn append(headers: &mut HeaderMap, name: HeaderName, text: &[u8]) {
     // Rule names are checked when a plan is compiled, so the text is a legal field value.
     // A field of a limit further in stays: several lines are one list (RFC 9651 section 3.1).
-    if let Ok(value) = HeaderValue::try_from(text) {
+    if let Ok(value) = HeaderValue::from_bytes(text) {
         headers.append(name, value);
     }
 }
 
-fn list(
-    set: &LimitSet,
-    states: &[&RuleState],
-    push: fn(&mut String, &LimitSet, &RuleState),
-) -> String {
-    let mut text = String::with_capacity(states.len() * 40);
+fn list(set: &LimitSet, states: &[&RuleState], push: fn(&mut Text, &LimitSet, &RuleState)) -> Text {
+    let mut text = Text::new();
     for state in states {
         if !text.is_empty() {
-            text.push_str(", ");
+            text.extend_from_slice(b", ");
         }
-        push_name(&mut text, set, state);
         push(&mut text, set, state);
     }
     text
 }
 
-fn push_name(text: &mut String, set: &LimitSet, state: &RuleState) {
-    text.push('"');
-    text.push_str(
-        set.rules()
-            .get(state.rule)
-            .map_or("", |rule| rule.rule().name()),
-    );
-    text.push('"');
+fn push_name(text: &mut Text, set: &LimitSet, state: &RuleState) {
+    let rule = set.rules().get(state.rule);
+    text.push(b'"');
+    text.extend_from_slice(rule.map_or("", |rule| rule.name()).as_bytes());
+    text.push(b'"');
 }
 
 /// The largest integer of RFC 9651 section 3.3.1.
 const MAX_STRUCTURED_INTEGER: u64 = 999_999_999_999_999;
 
-fn push_number(text: &mut String, parameter: &str, n: u64) {
-    text.push_str(parameter);
-    text.push_str(itoa::Buffer::new().format(n.min(MAX_STRUCTURED_INTEGER)));
+fn push_number(text: &mut Text, parameter: &str, n: u64) {
+    text.extend_from_slice(parameter.as_bytes());
+    let mut digits = itoa::Buffer::new();
+    text.extend_from_slice(digits.format(n.min(MAX_STRUCTURED_INTEGER)).as_bytes());
 }
 
-fn push_policy(text: &mut String, set: &LimitSet, state: &RuleState) {
+fn push_policy(text: &mut Text, set: &LimitSet, state: &RuleState) {
+    push_name(text, set, state);
     push_number(text, ";q=", state.limit);
     if let Some(window) = state.window() {
         push_number(text, ";w=", wait_seconds(window));
@@ -147,15 +159,17 @@ fn push_policy(text: &mut String, set: &LimitSet, state: &RuleState) {
     let Some(rule) = set.rules().get(state.rule) else {
         return;
     };
-    match (rule.algorithm(), &rule.rule().unit) {
-        (Algorithm::Concurrency { .. }, _) => text.push_str(";qu=\"concurrent-requests\""),
-        (_, Unit::Bytes) => text.push_str(";qu=\"content-bytes\""),
+    let unit: &[u8] = match (rule.algorithm(), &rule.rule().unit) {
+        (Algorithm::Concurrency { .. }, _) => b";qu=\"concurrent-requests\"",
+        (_, Unit::Bytes) => b";qu=\"content-bytes\"",
         // The draft's registry has no unit for a service's own quantities; requests are its default.
-        (_, Unit::Requests | Unit::Custom(_)) => {}
-    }
+        (_, Unit::Requests | Unit::Custom(_)) => b"",
+    };
+    text.extend_from_slice(unit);
 }
 
-fn push_state(text: &mut String, _: &LimitSet, state: &RuleState) {
+fn push_state(text: &mut Text, set: &LimitSet, state: &RuleState) {
+    push_name(text, set, state);
     push_number(text, ";r=", state.remaining);
     if let Some(reset) = state.reset() {
         push_number(text, ";t=", wait_seconds(reset));
@@ -164,28 +178,21 @@ fn push_state(text: &mut String, _: &LimitSet, state: &RuleState) {
 
 /// Says which limits are nearly used up: `Tollgate-Limit-Warning: "quota";percent=80`.
 fn write_warning(set: &LimitSet, states: &[&RuleState], headers: &mut HeaderMap) {
-    let mut text = String::new();
-    for state in states
-        .iter()
-        .filter(|state| state.threshold > 0 || warns(set, state))
-    {
-        if !text.is_empty() {
-            text.push_str(", ");
-        }
-        push_name(&mut text, set, state);
-        push_number(
-            &mut text,
-            ";percent=",
-            if warns(set, state) {
-                100
-            } else {
-                state.threshold.into()
-            },
-        );
+    let is_told = |state: &&&RuleState| state.threshold > 0 || warns(set, state);
+    let told: SmallVec<[&RuleState; 4]> = states.iter().filter(is_told).copied().collect();
+    if !told.is_empty() {
+        append(headers, WARNING, &list(set, &told, push_warning));
     }
-    if !text.is_empty() {
-        insert(headers, WARNING, text);
-    }
+}
+
+fn push_warning(text: &mut Text, set: &LimitSet, state: &RuleState) {
+    let percent = if warns(set, state) {
+        100
+    } else {
+        state.threshold.into()
+    };
+    push_name(text, set, state);
+    push_number(text, ";percent=", percent);
 }
 
 fn warns(set: &LimitSet, state: &RuleState) -> bool {

@@ -16,7 +16,7 @@ use super::{
     hook::{LimitDegraded, ThresholdEvent},
     layer::Settings,
     refusal,
-    rule::{Scope, Unit},
+    rule::Scope,
     set::{LimitSet, ScopeValues},
     store::{LimitCall, LimitStore, LimitStoreError, OwnedLimitCall},
     subject::{FindSubject, Subject},
@@ -70,15 +70,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
-        // The instance that was polled ready must be the one that is called; a fresh clone takes its place.
-        let clone = self.inner.clone();
-        let mut inner = mem::replace(&mut self.inner, clone);
         let head = RequestHead::from(&request);
         let set = match self.find.subject(&head) {
             Subject::Limited(set) if !set.rules().is_empty() => set,
             Subject::Limited(_) | Subject::NotLimited => {
                 self.settings.metrics.not_limited.increment(1);
-                return ResponseFuture::passed(inner.call(request));
+                return ResponseFuture::passed(self.inner.call(request));
             }
             Subject::Unidentified => {
                 let problem = Problem::new(ErrorCode::LayerMissing)
@@ -87,31 +84,23 @@ where
             }
         };
         let question = Question::new(&self.settings, set, &mut request);
-        let call = question.call();
         if !self.settings.breaker.lets_ask(question.now) {
-            return conclude(
-                &self.settings,
-                question.without_store(&self.settings, false),
-                request,
-                inner,
-            );
+            return conclude(question.without_store(false), request, &mut self.inner);
         }
+        let call = question.call();
         match self.settings.store.try_decide(&call) {
-            Some(Ok(decision)) => {
-                let verdict = question.decided(&self.settings, decision);
-                conclude(&self.settings, verdict, request, inner)
-            }
-            Some(Err(error)) => {
-                let verdict = question.failed(&self.settings, &error);
-                conclude(&self.settings, verdict, request, inner)
-            }
+            Some(Ok(decision)) => conclude(question.decided(decision), request, &mut self.inner),
+            Some(Err(error)) => conclude(question.failed(&error), request, &mut self.inner),
             None => {
                 let owned: OwnedLimitCall = call.to_owned();
                 let decide = Arc::clone(&self.settings.store).decide(owned);
                 let decide = tokio::time::timeout(self.settings.deadline, decide);
+                // The instance that was polled ready must be the one that is called; a fresh clone takes its
+                // place. An answer at once needs no clone: with all that is inside, it is a dozen counters.
+                let clone = self.inner.clone();
+                let inner = mem::replace(&mut self.inner, clone);
                 ResponseFuture::deciding(Waiting {
                     decide: Box::pin(decide),
-                    settings: Arc::clone(&self.settings),
                     question,
                     request,
                     inner,
@@ -123,17 +112,21 @@ where
 
 /// Acts on a verdict: calls the service or answers in its place.
 pub(super) fn conclude<S, ReqB, B>(
-    settings: &Arc<Settings>,
     verdict: Verdict,
     request: Request<ReqB>,
-    mut inner: S,
+    inner: &mut S,
 ) -> ResponseFuture<S, ReqB, B>
 where
     S: Service<Request<ReqB>, Response = Response<B>>,
 {
     match verdict {
-        Verdict::Admitted { charge, degraded } => {
-            ResponseFuture::called(inner.call(request), Arc::clone(settings), charge, degraded)
+        Verdict::Admitted(charge) => {
+            if charge.is_overage()
+                && let Some(meter) = request.extensions().get::<Meter>()
+            {
+                meter.mark_overage();
+            }
+            ResponseFuture::called(inner.call(request), charge)
         }
         Verdict::Refused {
             set,
@@ -164,10 +157,7 @@ fn refused<ReqB, B>(problem: Problem, request: &Request<ReqB>) -> Response<Limit
 
 /// What is to be done with a call.
 pub(super) enum Verdict {
-    Admitted {
-        charge: Box<Charge>,
-        degraded: Option<LimitDegraded>,
-    },
+    Admitted(Box<Charge>),
     Refused {
         set: Arc<LimitSet>,
         problem: Box<Problem>,
@@ -177,54 +167,63 @@ pub(super) enum Verdict {
 
 /// One call, ready to be decided.
 pub(super) struct Question {
-    set: Arc<LimitSet>,
-    scopes: ScopeValues,
-    cost: Cost,
+    charge: Box<Charge>,
     pub(super) now: Now,
-    meter: Option<Meter>,
 }
 
 impl Question {
-    fn new<B>(settings: &Settings, set: Arc<LimitSet>, request: &mut Request<B>) -> Self {
-        let mut meter = request.extensions().get::<Meter>().cloned();
-        let now = meter
-            .as_ref()
-            .map_or_else(|| settings.clock.now(), Meter::started);
-        let names_units = set
-            .rules()
-            .iter()
-            .any(|rule| matches!(rule.rule().unit, Unit::Custom(_)));
-        if meter.is_none() && names_units {
+    fn new<B>(settings: &Arc<Settings>, set: Arc<LimitSet>, request: &mut Request<B>) -> Self {
+        let meter = request.extensions().get::<Meter>();
+        let now = meter.map_or_else(|| settings.clock.now(), Meter::started);
+        let traits = *set.rule_set().traits();
+        let mut meter = meter.filter(|_| traits.counts_custom).cloned();
+        if meter.is_none() && traits.counts_custom {
             // Without a meter layer a handler still needs a way to say what it used.
             let detached = Meter::detached(now);
             request.extensions_mut().insert(detached.clone());
             meter = Some(detached);
         }
         let head = RequestHead::from(&*request);
-        let cost = settings
-            .cost
-            .as_ref()
-            .map_or_else(|| default_cost(&head), |hook| hook.0.cost_of(&head));
-        let scopes = scope_values(settings, &set, &head);
-        Self {
+        let cost = match &settings.cost {
+            Some(hook) => hook.0.cost_of(&head),
+            None if traits.counts_bytes => default_cost(&head),
+            None => Cost::default(),
+        };
+        let scopes = if traits.counts_by_owner {
+            ScopeValues::default()
+        } else {
+            scope_values(settings, &set, &head)
+        };
+        let charge = Charge {
+            settings: Arc::clone(settings),
             set,
             scopes,
             cost,
-            now,
+            decision: Decision::unlimited(),
             meter,
+            degraded: None,
+            ending: Ending::NotAdmitted,
+        };
+        Self {
+            charge: Box::new(charge),
+            now,
         }
     }
 
     fn call(&self) -> LimitCall<'_> {
-        LimitCall::new(&self.set, &self.scopes, &self.cost, self.now)
+        let Charge {
+            set, scopes, cost, ..
+        } = &*self.charge;
+        LimitCall::new(set, scopes, cost, self.now)
     }
 
-    pub(super) fn decided(self, settings: &Settings, decision: Decision) -> Verdict {
-        settings.breaker.succeeded();
-        self.verdict(settings, Arc::clone(&settings.store), decision, None)
+    pub(super) fn decided(self, decision: Decision) -> Verdict {
+        self.charge.settings.breaker.succeeded();
+        self.verdict(decision)
     }
 
-    pub(super) fn failed(self, settings: &Settings, error: &LimitStoreError) -> Verdict {
+    pub(super) fn failed(self, error: &LimitStoreError) -> Verdict {
+        let settings = &*self.charge.settings;
         let indeterminate = match error {
             LimitStoreError::Unavailable(_) => {
                 settings.metrics.unavailable.increment(1);
@@ -241,83 +240,71 @@ impl Question {
         };
         tracing::debug!(target: "tollgate::limit", error = error as &dyn std::error::Error, "no decision");
         settings.breaker.failed(self.now);
-        self.without_store(settings, indeterminate)
+        self.without_store(indeterminate)
     }
 
-    fn without_store(mut self, settings: &Settings, indeterminate: bool) -> Verdict {
+    fn without_store(mut self, indeterminate: bool) -> Verdict {
+        let settings = &*self.charge.settings;
         settings.metrics.degraded.increment(1);
+        let decided = settings.fallback.decide(&self.call());
         let degraded = Some(LimitDegraded { indeterminate });
-        match settings.fallback.decide(&self.call()) {
+        self.charge.degraded = degraded;
+        match decided {
             None => Verdict::Refused {
-                set: self.set,
+                set: Arc::clone(&self.charge.set),
                 problem: Box::new(refusal::unavailable()),
                 degraded,
             },
             Some((set, decision)) => {
-                self.set = set;
-                self.verdict(settings, settings.fallback.store(), decision, degraded)
+                self.charge.set = set;
+                self.verdict(decision)
             }
         }
     }
 
-    fn verdict(
-        self,
-        settings: &Settings,
-        store: Arc<dyn LimitStore>,
-        decision: Decision,
-        degraded: Option<LimitDegraded>,
-    ) -> Verdict {
-        self.report(settings, &decision);
-        if let Some(problem) = refusal::problem(settings, &self.set, &decision) {
+    fn verdict(self, decision: Decision) -> Verdict {
+        let Self { mut charge, .. } = self;
+        charge.decision = decision;
+        let Charge {
+            settings,
+            set,
+            decision,
+            degraded,
+            ..
+        } = &*charge;
+        report(settings, set, decision);
+        if let Some(problem) = refusal::problem(settings, set, decision) {
             settings.metrics.refused.increment(1);
             return Verdict::Refused {
-                set: self.set,
+                set: Arc::clone(set),
                 problem: Box::new(problem),
-                degraded,
+                degraded: *degraded,
             };
         }
-        let Self {
-            set,
-            scopes,
-            cost,
-            meter,
-            ..
-        } = self;
-        let charge = Charge {
-            store,
-            set,
-            scopes,
-            cost,
-            clock: Arc::clone(&settings.clock),
-            decision,
-            meter,
-            ending: Ending::Used,
-        };
-        let charge = Box::new(charge);
         if charge.is_overage() {
             settings.metrics.overage.increment(1);
-            charge.meter.iter().for_each(Meter::mark_overage);
         } else {
             settings.metrics.admitted.increment(1);
         }
-        Verdict::Admitted { charge, degraded }
+        charge.ending = Ending::Used;
+        Verdict::Admitted(charge)
     }
+}
 
-    fn report(&self, settings: &Settings, decision: &Decision) {
-        for &crossing in &decision.crossings {
-            let Some(rule) = self.set.rules().get(crossing.rule) else {
-                continue;
-            };
-            let event = ThresholdEvent {
-                tenant: self.set.owner().tenant.clone(),
-                rule: Arc::clone(&rule.rule().name),
-                crossing,
-            };
-            let sink = Arc::clone(&settings.thresholds);
-            // Without a runtime there is nobody to run the sink; the answer's header still warns.
-            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(async move { sink.threshold_reached(event).await });
-            }
+fn report(settings: &Settings, set: &LimitSet, decision: &Decision) {
+    for &crossing in &decision.crossings {
+        let Some(rule) = set.rules().get(crossing.rule) else {
+            continue;
+        };
+        let event = ThresholdEvent {
+            tenant: set.owner().tenant.clone(),
+            rule: Arc::clone(&rule.rule().name),
+            crossing,
+        };
+        let sink = Arc::clone(&settings.thresholds);
+        // Without a runtime there is nobody to run the sink; the answer's header still warns.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { sink.threshold_reached(event).await });
         }
     }
 }
@@ -380,16 +367,16 @@ fn scope_values(settings: &Settings, set: &LimitSet, head: &RequestHead<'_>) -> 
     values
 }
 
-/// The response of an admitted call: told of its limits, its body holding the charge.
+/// The response of a call that passed: told of its limits where it has some, its body holding the charge.
 pub(super) fn answered<B>(
-    settings: &Settings,
     mut response: Response<B>,
-    mut charge: Box<Charge>,
-    degraded: Option<LimitDegraded>,
+    mut charge: Option<Box<Charge>>,
 ) -> Response<LimitBody<B>> {
-    charge.observe(settings, &mut response);
-    if let Some(degraded) = degraded {
-        response.extensions_mut().insert(degraded);
+    if let Some(charge) = &mut charge {
+        charge.observe(&mut response);
+        if let Some(degraded) = charge.degraded {
+            response.extensions_mut().insert(degraded);
+        }
     }
-    response.map(|body| LimitBody::new(ResponseBody::inner(body), Some(charge)))
+    response.map(|body| LimitBody::new(ResponseBody::inner(body), charge))
 }

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{
     compile::{CompiledRule, compile},
-    rule::Rule,
+    rule::{Algorithm, Rule, Unit},
 };
 use crate::{
     clock::Timestamp,
@@ -20,7 +20,32 @@ use crate::{
 #[derive(Debug)]
 pub struct RuleSet {
     rules: Box<[CompiledRule]>,
-    counts_by_owner: bool,
+    traits: Traits,
+}
+
+/// What is asked about all rules of a set on each call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Traits {
+    /// Every rule has a count and its owner alone tells which.
+    pub(super) counts_by_owner: bool,
+    /// Some rule counts bytes.
+    pub(super) counts_bytes: bool,
+    /// Some rule counts a quantity that the service names.
+    pub(super) counts_custom: bool,
+    /// Some rule holds a place until the call ends.
+    pub(super) holds_slots: bool,
+}
+
+impl Traits {
+    fn of(rules: &[CompiledRule]) -> Self {
+        let any = |what: fn(&CompiledRule) -> bool| rules.iter().any(what);
+        Self {
+            counts_by_owner: rules.iter().all(CompiledRule::counts_by_owner),
+            counts_bytes: any(|rule| matches!(rule.unit(), Unit::Bytes)),
+            counts_custom: any(|rule| matches!(rule.unit(), Unit::Custom(_))),
+            holds_slots: any(|rule| matches!(rule.algorithm(), Algorithm::Concurrency { .. })),
+        }
+    }
 }
 
 impl RuleSet {
@@ -34,21 +59,21 @@ impl RuleSet {
         rules: impl IntoIterator<Item = impl Into<Rule>>,
     ) -> Result<Arc<Self>, ConfigError> {
         let rules: Vec<Rule> = rules.into_iter().map(Into::into).collect();
-        let rules = compile(&rules)?;
-        Ok(Arc::new(Self {
-            counts_by_owner: rules.iter().all(CompiledRule::counts_by_owner),
+        Ok(Self::of(compile(&rules)?))
+    }
+
+    fn of(rules: Box<[CompiledRule]>) -> Arc<Self> {
+        Arc::new(Self {
+            traits: Traits::of(&rules),
             rules,
-        }))
+        })
     }
 
     /// The same rules for a layer that names its owners itself. A tenant chooses its id and a hook's value may
     /// come from a client: neither may reach the counts of another origin by being named like them.
     pub(super) fn of_origin(&self, origin: &str) -> Arc<Self> {
         let rules = self.rules.iter().map(|rule| rule.of_origin(origin));
-        Arc::new(Self {
-            rules: rules.collect(),
-            counts_by_owner: self.counts_by_owner,
-        })
+        Self::of(rules.collect())
     }
 
     /// The compiled rules.
@@ -57,9 +82,8 @@ impl RuleSet {
         &self.rules
     }
 
-    /// Whether every rule has a count and its owner alone tells which.
-    pub(super) const fn counts_by_owner(&self) -> bool {
-        self.counts_by_owner
+    pub(super) const fn traits(&self) -> &Traits {
+        &self.traits
     }
 
     /// Whether there is nothing to decide.

@@ -1,5 +1,4 @@
 use std::{
-    mem,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -32,7 +31,7 @@ impl<S> TenantAccess<S> {
 
 impl<S, ReqB, B> Service<Request<ReqB>> for TenantAccess<S>
 where
-    S: Service<Request<ReqB>, Response = Response<B>> + Clone,
+    S: Service<Request<ReqB>, Response = Response<B>>,
 {
     type Response = Response<ResponseBody<B>>;
     type Error = S::Error;
@@ -43,13 +42,10 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        // The instance that was polled ready must be the one that is called; a fresh clone takes its place.
-        let clone = self.inner.clone();
-        let mut inner = mem::replace(&mut self.inner, clone);
         let extensions = request.extensions();
         let Some(identity) = extensions.get::<Identity>() else {
             if extensions.get::<PublicPath>().is_some() {
-                return AccessFuture::called(inner.call(request), None);
+                return AccessFuture::called(self.inner.call(request), None);
             }
             let problem = Problem::new(ErrorCode::LayerMissing).detail(
                 "TenantLayer found no Identity: put AuthLayer outside of it, or use a whole gate",
@@ -70,10 +66,10 @@ where
             Err(problem) => AccessFuture::refused(problem.into_response(request.method())),
             Ok(mark) if self.rules.task_local => {
                 let tenant = identity.tenant().clone();
-                let future = CURRENT.sync_scope(tenant.clone(), || inner.call(request));
+                let future = CURRENT.sync_scope(tenant.clone(), || self.inner.call(request));
                 AccessFuture::scoped(CURRENT.scope(tenant, future), mark)
             }
-            Ok(mark) => AccessFuture::called(inner.call(request), mark),
+            Ok(mark) => AccessFuture::called(self.inner.call(request), mark),
         }
     }
 }

@@ -38,19 +38,27 @@ pub(super) struct DigestHasher {
     factor: u64,
 }
 
+impl DigestHasher {
+    fn mix(&mut self, word: u64) {
+        let product = u128::from(self.hash ^ word) * u128::from(self.factor);
+        // Both halves of the product, so that every bit of the input reaches every bit of the hash.
+        #[expect(clippy::cast_possible_truncation, reason = "each half is taken")]
+        let folded = (product as u64) ^ ((product >> 64) as u64);
+        self.hash = folded.wrapping_add(self.factor);
+    }
+}
+
 impl Hasher for DigestHasher {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.mix(u64::from_le_bytes(*word));
+        }
+        if !rest.is_empty() {
             let mut word = [0; 8];
-            word.iter_mut()
-                .zip(chunk)
-                .for_each(|(to, from)| *to = *from);
-            let mixed = u128::from(self.hash ^ u64::from_le_bytes(word));
-            let product = mixed * u128::from(self.factor);
-            // Both halves of the product, so that every bit of the input reaches every bit of the hash.
-            #[expect(clippy::cast_possible_truncation, reason = "each half is taken")]
-            let folded = (product as u64) ^ ((product >> 64) as u64);
-            self.hash = folded.wrapping_add(self.factor);
+            word.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+            self.mix(u64::from_le_bytes(word));
         }
     }
 

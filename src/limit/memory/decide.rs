@@ -61,7 +61,7 @@ impl MemoryLimits {
         // A cell beside the set that was evicted in a race stays evicted: later attempts ask the map.
         let prepared = self.prepared(call.set);
         if let Some(prepared) = prepared
-            && call.set.rule_set().counts_by_owner()
+            && call.set.rule_set().traits().counts_by_owner
         {
             // Filled where it stands: a decision is some hundred bytes, and not to be moved about.
             let mut decision = Decision::unlimited();
