@@ -227,6 +227,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<Q>) -> Self::Future {
         let id = if let Some(given) = request.extensions().get::<RequestId>() {
             let id = given.header_value().clone();
@@ -267,6 +268,7 @@ where
 {
     type Output = Result<Response<B>, E>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.future.poll(cx))?;

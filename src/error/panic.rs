@@ -65,6 +65,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         let method = request.method().clone();
         // What the service shares may be half changed after a panic. That is its own affair: its locks are
@@ -105,6 +106,7 @@ where
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let caught = catch_unwind(AssertUnwindSafe(|| {

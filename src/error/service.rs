@@ -55,6 +55,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         let facts = RequestFacts::of(&request);
         ResponseFuture::new(self.inner.call(request), facts, Arc::clone(&self.render))

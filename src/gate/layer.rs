@@ -90,6 +90,7 @@ where
         self.stack.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         GateFuture {
             future: self.stack.call(request),
@@ -111,6 +112,7 @@ where
 {
     type Output = Result<Response<GateBody<B>>, E>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let response = ready!(self.project().future.poll(cx))?;
         Poll::Ready(Ok(response.map(|body| GateBody { body })))

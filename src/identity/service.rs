@@ -40,6 +40,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         match self.settings.judge(&RequestHead::from(&request)) {
             Verdict::Known(identity, source) => {

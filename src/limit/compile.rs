@@ -23,6 +23,7 @@ pub struct CompiledRule {
     thresholds: Box<[Threshold]>,
     // What follows from the above and is asked on each call.
     limit: u64,
+    quoted_name: Box<str>,
     refuses: bool,
     window_micros: Option<u64>,
 }
@@ -66,6 +67,11 @@ impl CompiledRule {
     #[must_use]
     pub fn name(&self) -> &str {
         self.rule.name()
+    }
+
+    /// The name as a string of RFC 9651 section 3.3.3: no character of it needs an escape.
+    pub(super) const fn quoted_name(&self) -> &str {
+        &self.quoted_name
     }
 
     /// How the rule counts, as it was written.
@@ -198,6 +204,7 @@ fn compile_one(rule: &Rule) -> Result<CompiledRule, ConfigError> {
         shape: shape.into(),
         thresholds: compile_thresholds(&rule.thresholds, limit)?,
         limit,
+        quoted_name: format!("\"{}\"", rule.name).into(),
         refuses: !rule.shadow && rule.action == Action::Refuse,
         window_micros: match (&algorithm, &rule.algorithm) {
             (CompiledAlgorithm::TokenBucket(bucket), _) => Some(bucket.refill_micros()),

@@ -113,12 +113,46 @@ const fn is_noteworthy(state: &RuleState) -> bool {
 }
 
 /// A field's value under construction: on the stack unless it is long, so that it is allocated once, as a value.
-type Text = SmallVec<[u8; 256]>;
+struct Text {
+    bytes: [u8; 256],
+    len: usize,
+    /// All of it, once there is no more room on the stack.
+    spilled: Vec<u8>,
+}
 
-fn append(headers: &mut HeaderMap, name: HeaderName, text: &[u8]) {
+impl Text {
+    const fn new() -> Self {
+        Self {
+            bytes: [0; 256],
+            len: 0,
+            spilled: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, part: &[u8]) {
+        let end = self.len + part.len();
+        match self.bytes.get_mut(self.len..end) {
+            Some(room) => room.copy_from_slice(part),
+            None => {
+                if self.spilled.is_empty() {
+                    let before = self.bytes.get(..self.len);
+                    self.spilled.extend_from_slice(before.unwrap_or_default());
+                }
+                self.spilled.extend_from_slice(part);
+            }
+        }
+        self.len = end;
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&self.spilled)
+    }
+}
+
+fn append(headers: &mut HeaderMap, name: HeaderName, text: &Text) {
     // Rule names are checked when a plan is compiled, so the text is a legal field value.
     // A field of a limit further in stays: several lines are one list (RFC 9651 section 3.1).
-    if let Ok(value) = HeaderValue::from_bytes(text) {
+    if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
         headers.append(name, value);
     }
 }
@@ -126,8 +160,8 @@ fn append(headers: &mut HeaderMap, name: HeaderName, text: &[u8]) {
 fn list(set: &LimitSet, states: &[&RuleState], push: fn(&mut Text, &LimitSet, &RuleState)) -> Text {
     let mut text = Text::new();
     for state in states {
-        if !text.is_empty() {
-            text.extend_from_slice(b", ");
+        if text.len > 0 {
+            text.push(b", ");
         }
         push(&mut text, set, state);
     }
@@ -136,25 +170,23 @@ fn list(set: &LimitSet, states: &[&RuleState], push: fn(&mut Text, &LimitSet, &R
 
 fn push_name(text: &mut Text, set: &LimitSet, state: &RuleState) {
     let rule = set.rules().get(state.rule);
-    text.push(b'"');
-    text.extend_from_slice(rule.map_or("", |rule| rule.name()).as_bytes());
-    text.push(b'"');
+    text.push(rule.map_or("", |rule| rule.quoted_name()).as_bytes());
 }
 
 /// The largest integer of RFC 9651 section 3.3.1.
 const MAX_STRUCTURED_INTEGER: u64 = 999_999_999_999_999;
 
-fn push_number(text: &mut Text, parameter: &str, n: u64) {
-    text.extend_from_slice(parameter.as_bytes());
+fn push_number(text: &mut Text, parameter: &[u8], n: u64) {
+    text.push(parameter);
     let mut digits = itoa::Buffer::new();
-    text.extend_from_slice(digits.format(n.min(MAX_STRUCTURED_INTEGER)).as_bytes());
+    text.push(digits.format(n.min(MAX_STRUCTURED_INTEGER)).as_bytes());
 }
 
 fn push_policy(text: &mut Text, set: &LimitSet, state: &RuleState) {
     push_name(text, set, state);
-    push_number(text, ";q=", state.limit);
+    push_number(text, b";q=", state.limit);
     if let Some(window) = state.window() {
-        push_number(text, ";w=", wait_seconds(window));
+        push_number(text, b";w=", wait_seconds(window));
     }
     let Some(rule) = set.rules().get(state.rule) else {
         return;
@@ -165,14 +197,14 @@ fn push_policy(text: &mut Text, set: &LimitSet, state: &RuleState) {
         // The draft's registry has no unit for a service's own quantities; requests are its default.
         (_, Unit::Requests | Unit::Custom(_)) => b"",
     };
-    text.extend_from_slice(unit);
+    text.push(unit);
 }
 
 fn push_state(text: &mut Text, set: &LimitSet, state: &RuleState) {
     push_name(text, set, state);
-    push_number(text, ";r=", state.remaining);
+    push_number(text, b";r=", state.remaining);
     if let Some(reset) = state.reset() {
-        push_number(text, ";t=", wait_seconds(reset));
+        push_number(text, b";t=", wait_seconds(reset));
     }
 }
 
@@ -192,7 +224,7 @@ fn push_warning(text: &mut Text, set: &LimitSet, state: &RuleState) {
         state.threshold.into()
     };
     push_name(text, set, state);
-    push_number(text, ";percent=", percent);
+    push_number(text, b";percent=", percent);
 }
 
 fn warns(set: &LimitSet, state: &RuleState) -> bool {
@@ -217,5 +249,14 @@ mod tests {
             );
         }
         assert_eq!(wait_seconds(Duration::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn a_text_of_any_length_is_kept_whole() {
+        for parts in [0, 1, 85, 86, 200] {
+            let mut text = Text::new();
+            (0..parts).for_each(|_| text.push(b"abc"));
+            assert_eq!(text.as_bytes(), b"abc".repeat(parts));
+        }
     }
 }

@@ -69,6 +69,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let head = RequestHead::from(&request);
         let set = match self.find.subject(&head) {

@@ -35,6 +35,7 @@ where
 {
     type Output = Result<Response<MeterBody<B>>, E>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if let Some(guard) = this.guard.as_mut() {

@@ -54,6 +54,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         if request.extensions().get::<Meter>().is_some() {
             // An outer layer of ours meters the call already.

@@ -56,6 +56,7 @@ where
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let (response, mark) = match self.project().kind.project() {
             KindProjection::Called { future, mark } => (ready!(future.poll(cx)), mark),

@@ -41,6 +41,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let extensions = request.extensions();
         let Some(identity) = extensions.get::<Identity>() else {
