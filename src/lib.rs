@@ -56,8 +56,8 @@
 //!
 //! None is on by default; each adds and changes nothing else.
 //!
-//! - `axum`: extractors for [`Tenant`](tenant::Tenant), [`Identity`](identity::Identity) and
-//!   [`Meter`](meter::Meter); route templates and peer addresses as axum knows them.
+//! - `axum`: extractors for [`Tenant`], [`Identity`] and
+//!   [`Meter`]; route templates and peer addresses as axum knows them.
 //! - `conformance`: test suites for your own implementations of this crate's traits.
 //! - `full`: all of them.
 
