@@ -56,8 +56,8 @@
 //!
 //! None is on by default; each adds and changes nothing else.
 //!
-//! - `axum`: extractors for [`Tenant`](tenant::Tenant), [`Identity`](identity::Identity) and
-//!   [`Meter`](meter::Meter); route templates and peer addresses as axum knows them.
+//! - `axum`: extractors for [`Tenant`], [`Identity`] and
+//!   [`Meter`]; route templates and peer addresses as axum knows them.
 //! - `conformance`: test suites for your own implementations of this crate's traits.
 //! - `full`: all of them.
 
@@ -111,9 +111,10 @@ pub use crate::{
 /// What a service that uses the gate needs in scope.
 pub mod prelude {
     pub use crate::{
-        Tollgate,
+        LimitLayer, Tollgate,
+        head::RequestHead,
         identity::{Identity, IpAllowLayer, NewKey, RequireFeature, RequireScope},
-        limit::{Concurrency, Quota, Rate, Rule, Scope, Unit, Window},
+        limit::{Concurrency, Cost, MemoryLimits, Quota, Rate, Rule, Scope, Unit, Window},
         meter::Meter,
         plan::Plan,
         tenant::{AccessState, Tenant},

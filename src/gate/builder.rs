@@ -275,7 +275,7 @@ impl TollgateBuilder {
         self.tenant(move |layer| layer.task_local(on))
     }
 
-    /// The status of a refused change in read-only access; 402 unless set.
+    /// The status of a refused change in read-only access; 402 unless set, 400 to 499.
     pub fn read_only_status(mut self, status: StatusCode) -> Self {
         self.faults.extend(no_refusal("read_only_status", status));
         self.tenant(move |layer| layer.read_only_status(status))
@@ -310,7 +310,7 @@ impl TollgateBuilder {
         self.limit(move |layer| layer.headers(style))
     }
 
-    /// The status of an exceeded quota; 429 unless set.
+    /// The status of an exceeded quota; 429 unless set, 400 to 499.
     pub fn quota_status(mut self, status: StatusCode) -> Self {
         self.faults.extend(no_refusal("quota_status", status));
         self.limit(move |layer| layer.quota_status(status))
@@ -485,9 +485,8 @@ fn applied<L>(changes: Vec<Change<L>>, layer: L) -> L {
 
 /// A refusal must look like one.
 fn no_refusal(setting: &str, status: StatusCode) -> Option<ConfigError> {
-    let is_error = status.is_client_error() || status.is_server_error();
-    (!is_error).then(|| {
-        let reason = format!("{status} would tell the caller that all is well: write a 4xx");
+    (!status.is_client_error()).then(|| {
+        let reason = format!("{status} does not say that the call was refused: write 400 to 499");
         ConfigError::new(setting, reason)
     })
 }

@@ -81,6 +81,17 @@ impl Charge {
         );
     }
 
+    /// Code of the service begins to run. Whoever catches a panic of it may drop the charge later, when no
+    /// panic is under way any more.
+    pub(super) const fn enter(&mut self) -> Ending {
+        std::mem::replace(&mut self.ending, Ending::Failed)
+    }
+
+    /// Code of the service has returned.
+    pub(super) const fn leave(&mut self, before: Ending) {
+        self.ending = before;
+    }
+
     /// The service gave an error instead of a response.
     pub(super) fn service_failed(mut self) {
         self.ending = Ending::Failed;
@@ -172,7 +183,12 @@ impl<B: Body<Data = Bytes>> Body for LimitBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        let frame = std::task::ready!(this.body.poll_frame(cx));
+        let before = this.charge.as_mut().map(|charge| charge.enter());
+        let poll = this.body.poll_frame(cx);
+        if let (Some(charge), Some(before)) = (this.charge.as_mut(), before) {
+            charge.leave(before);
+        }
+        let frame = std::task::ready!(poll);
         match &frame {
             Some(Ok(_)) => {}
             Some(Err(_)) => {

@@ -93,7 +93,12 @@ where
                     return Poll::Ready(Ok(answered(response, None)));
                 }
                 StateProjection::Called { future, charge } => {
-                    let result = ready!(future.poll(cx));
+                    let before = charge.as_mut().map(|charge| charge.enter());
+                    let poll = future.poll(cx);
+                    if let (Some(charge), Some(before)) = (charge.as_mut(), before) {
+                        charge.leave(before);
+                    }
+                    let result = ready!(poll);
                     let charge = charge.take();
                     return Poll::Ready(match result {
                         Ok(response) => Ok(answered(response, charge)),

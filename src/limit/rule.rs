@@ -292,7 +292,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// A token bucket: `n` units per period, refilled continuously, and a burst.
 ///
-/// With burst b and rate r it admits at most b + r·W units in any window of length W. Whatever charges it above
+/// With burst b and rate r it admits at most b + r·W units in any window of length W; units that are given back
+/// within the time of a whole refill count as never taken. Whatever charges it above
 /// its limit, a settlement or a rule that never refuses, brings it at most one burst below empty, so nobody is
 /// locked out for longer than two full refills.
 ///

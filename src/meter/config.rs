@@ -7,6 +7,9 @@ use crate::{
     sink::UsageSink,
 };
 
+/// Longer waits are mistakes, and would overflow the runtime's timer.
+const MAX_DURATION: Duration = Duration::from_secs(86_400);
+
 /// Sets up a [`Recorder`].
 #[derive(Debug)]
 #[must_use]
@@ -132,6 +135,10 @@ impl RecorderBuilder {
                 "backoff",
                 "the shortest wait must be at least 1 ms and the longest no shorter than it",
             );
+        }
+        let longest = [settings.tick, settings.write_timeout, settings.max_backoff];
+        if longest.iter().any(|duration| *duration > MAX_DURATION) {
+            return refuse("tick, write_timeout or backoff", "must be at most a day");
         }
         let mut boot = [0; 8];
         getrandom::fill(&mut boot).map_err(|source| {

@@ -139,7 +139,7 @@ pub struct UsageEvent {
     /// The trace that the call belonged to, 32 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<Arc<str>>,
-    /// The caller's country, ISO 3166-1 alpha-2, where a resolver is set.
+    /// The caller's country, ISO 3166-1 alpha-2; set by whoever enriches events, never by this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub country: Option<Arc<str>>,
 }

@@ -71,14 +71,14 @@ where
         call.request_bytes = content_length(request.headers()).unwrap_or(0);
         call.request_id = request_id(request.headers());
         call.trace_id = trace_id(request.headers());
-        if let Some(route) = self.route_of.route_of(&RequestHead::from(&request)) {
-            let _ = call.route.set(route);
-        }
         let meter = Meter(Arc::new(call));
         request.extensions_mut().insert(meter.clone());
-        // Before the call, so that a service that panics in `call` itself is reported too.
-        let mut guard = Guard::new(meter, Arc::clone(&self.shared));
+        // Before the hook and the call, so that one that panics is reported too.
+        let mut guard = Guard::new(meter.clone(), Arc::clone(&self.shared));
         guard.enter();
+        if let Some(route) = self.route_of.route_of(&RequestHead::from(&request)) {
+            meter.set_route(route);
+        }
         let future = self.inner.call(request);
         guard.leave();
         ResponseFuture::new(future, Some(guard))

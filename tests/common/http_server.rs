@@ -66,7 +66,10 @@ where
             });
             connections.spawn(async move {
                 let _ = auto::Builder::new(TokioExecutor::new())
-                    .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+                    .serve_connection_with_upgrades(
+                        TokioIo::new(stream),
+                        TowerToHyperService::new(service),
+                    )
                     .await;
             });
         }
@@ -99,6 +102,17 @@ impl Server {
     /// Sends the request over HTTP/2.
     pub(crate) async fn send_http2(&self, request: Request<Full<Bytes>>) -> Answer {
         self.send_by(&self.http2, request).await
+    }
+
+    /// Sends the request over HTTP/2; nothing when there is no whole answer.
+    pub(crate) async fn try_http2(&self, mut request: Request<Full<Bytes>>) -> Option<Bytes> {
+        let target = format!("http://{}{}", self.addr, request.uri());
+        *request.uri_mut() = target.parse().expect("a path");
+        let exchange = async {
+            let response = self.http2.request(request).await.ok()?;
+            Some(response.into_body().collect().await.ok()?.to_bytes())
+        };
+        timeout(PATIENCE, exchange).await.expect("an end in time")
     }
 
     /// Gets a path over HTTP/1.1.
@@ -168,4 +182,14 @@ impl Answer {
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("a text")
     }
+}
+
+/// Waits until something holds: a server drops a body after its client has read it.
+pub(crate) async fn eventually(mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.expect("to hold in time");
 }

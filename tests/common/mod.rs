@@ -2,4 +2,4 @@
 
 mod http_server;
 
-pub(crate) use self::http_server::{Answer, Server, request, serve};
+pub(crate) use self::http_server::{Answer, Server, eventually, request, serve};

@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tollgate::{
-    auth::{AuthRefusal, KeyStoreError},
+    auth::AuthRefusal,
     clock::Timestamp,
     id::KeyId,
     identity::{Keys, KeysError, NewKey, Tenants, TenantsError},
