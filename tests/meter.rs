@@ -3,6 +3,7 @@
 mod calls;
 mod connections;
 mod event;
+mod open_call;
 mod recorder;
 
 use std::{

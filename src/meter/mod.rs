@@ -91,6 +91,7 @@ mod layer;
     reason = "the room is named after its main type"
 )]
 mod meter;
+mod open_call;
 mod recorder;
 mod service;
 
@@ -104,6 +105,7 @@ pub use self::{
     future::ResponseFuture,
     layer::MeterLayer,
     meter::{MAX_QUANTITIES, MAX_QUANTITY_NAME_BYTES, Meter},
+    open_call::{CallMeter, OpenCall},
     recorder::{FlushReport, Recorder},
     service::Metered,
 };

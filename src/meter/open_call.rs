@@ -1,0 +1,161 @@
+//! Calls that come by no HTTP request.
+
+use std::{fmt, sync::Arc, thread};
+
+use http::{Method, StatusCode};
+
+use super::{
+    event::CallOutcome,
+    meter::{Call, Ending, Meter, Site},
+    recorder::Recorder,
+};
+use crate::clock::Now;
+
+/// Meters calls that come by no HTTP request, such as a job, a message of a queue or a frame of a WebSocket.
+///
+/// [`MeterLayer`](super::MeterLayer) does it for requests. Cloning gives a second handle to the same recorder.
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use tollgate::{clock::{Clock, SystemClock}, id::TenantId, identity::Identity, meter::{CallMeter, Recorder}};
+/// use tollgate::{plan::Plan, sink::MemorySink};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let acme = Identity::of_tenant(TenantId::new("acme")?, Arc::new(Plan::new("pro").compile()?));
+/// let (clock, usage) = (SystemClock::new(), MemorySink::new());
+/// let recorder = Recorder::new(usage.clone())?;
+/// let jobs = CallMeter::new(recorder.clone(), "jobs");
+///
+/// let job = jobs.open(clock.now());
+/// job.meter().identify(&acme);
+/// job.meter().set_route("resize-image");
+/// job.meter().add("pixels", 480_000);
+/// job.end(http::StatusCode::OK, clock.now());
+///
+/// let _ = recorder.shutdown(Duration::from_secs(5)).await;
+/// let event = &usage.events()[0];
+/// assert_eq!((&*event.api, &*event.route, event.quantities["pixels"]), ("jobs", "resize-image", 480_000));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct CallMeter {
+    recorder: Recorder,
+    site: Arc<Site>,
+    method: Method,
+}
+
+impl CallMeter {
+    /// Reports to `recorder`, under this name of an API. The method in its events is `_OTHER`, OpenTelemetry's
+    /// word for none of HTTP's.
+    pub fn new(recorder: Recorder, api: impl AsRef<str>) -> Self {
+        let site = Arc::new(Site {
+            api: Arc::from(&*super::printable(api.as_ref())),
+            tally: Arc::clone(recorder.tally()),
+        });
+        Self {
+            recorder,
+            site,
+            method: Method::from_bytes(b"_OTHER").unwrap_or_default(),
+        }
+    }
+
+    /// A call that starts at `now`, a reading of the recorder's clock. Starts the recorder's background task
+    /// where none runs.
+    pub fn open(&self, now: Now) -> OpenCall {
+        self.recorder.ensure_started();
+        let mut call = Call::new(self.recorder.next_id(), now, Some(Arc::clone(&self.site)));
+        call.method = self.method.clone();
+        OpenCall {
+            meter: Meter(Arc::new(call)),
+            recorder: self.recorder.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for CallMeter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallMeter")
+            .field("api", &self.site.api)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A call that has not ended, made by [`CallMeter::open`].
+///
+/// It makes one event when it ends, if [`Meter::identify`] has said who calls; without that it is counted by
+/// status. Dropped without [`end`](Self::end) it was aborted with status 499, or panicked with 500 while its
+/// thread does.
+#[must_use]
+pub struct OpenCall {
+    meter: Meter,
+    recorder: Recorder,
+}
+
+impl OpenCall {
+    /// The handle that says who calls and what the call used.
+    #[must_use]
+    pub const fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Ends the call at `now`, as an HTTP answer of this status would: failed from 500 on, else served; refused
+    /// where [`Meter::refused`] said so.
+    ///
+    /// Neither waits nor allocates, and wakes nobody.
+    pub fn end(self, status: StatusCode, now: Now) {
+        let outcome = if self.meter.0.refused().is_some() {
+            CallOutcome::Refused
+        } else if status.is_server_error() {
+            CallOutcome::Failed
+        } else {
+            CallOutcome::Served
+        };
+        self.settle(status.as_u16(), outcome, now);
+    }
+
+    fn settle(&self, status: u16, outcome: CallOutcome, now: Now) {
+        let call = &self.meter.0;
+        if call.ending().is_some() {
+            return;
+        }
+        let refused = call.refused().filter(|_| outcome == CallOutcome::Refused);
+        let latency = now.since(call.started.monotonic_micros());
+        let identified = call.settle(Ending {
+            status,
+            outcome,
+            refused,
+            latency_micros: crate::clock::micros(latency),
+            response_bytes: 0,
+        });
+        if identified {
+            self.recorder.record(Arc::clone(call), now);
+        } else {
+            self.recorder.tally().unidentified(status, refused);
+        }
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        if self.meter.0.ending().is_some() {
+            return;
+        }
+        let (status, outcome) = if thread::panicking() {
+            (500, CallOutcome::Panicked)
+        } else {
+            (499, CallOutcome::Aborted)
+        };
+        self.settle(status, outcome, self.recorder.clock().now());
+    }
+}
+
+impl fmt::Debug for OpenCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenCall")
+            .field("id", &self.meter.event_id())
+            .finish_non_exhaustive()
+    }
+}
