@@ -20,8 +20,8 @@ use super::{
     rounds::{Rounds, Slice, slice, time},
 };
 
-/// Calls of a slice; so many wait for the recorder's task at most.
-const CALLS: u64 = 500;
+/// Calls of a slice, half of them to fill the processor's caches; so many wait for the recorder's task at most.
+const CALLS: u64 = 2_000;
 /// So many requests are made at once, few enough to stay in the processor's cache until they are served.
 const REQUESTS: u64 = 20;
 const CHECKS: u64 = 5_000;
@@ -66,13 +66,17 @@ where
     let mut first = 0;
     Box::new(move || {
         let mut added = 0.0;
-        for _ in 0..CALLS / REQUESTS {
+        let n_batches = CALLS / REQUESTS;
+        for batch in 0..n_batches {
             first += REQUESTS;
-            added += serve(&mut layered, requests(first, field, &values));
-            added -= serve(&mut bare, requests(first, field, &values));
+            let with = serve(&mut layered, requests(first, field, &values));
+            let without = serve(&mut bare, requests(first, field, &values));
+            if batch >= n_batches / 2 {
+                added += with - without;
+            }
         }
         after();
-        added / (CALLS / REQUESTS) as f64
+        added / (n_batches - n_batches / 2) as f64
     })
 }
 

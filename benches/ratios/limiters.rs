@@ -20,7 +20,7 @@ const CHECKS: u64 = 5_000;
 const MANY: usize = 100_000;
 /// More than in a slice of one thread: waking the other takes time.
 const CHECKS_ON_TWO: u64 = 20_000;
-const LIMITADOR_CHECKS: u64 = 100;
+const LIMITADOR_CHECKS: u64 = 200;
 const TENANTS: usize = 1_000;
 
 pub(crate) const GOVERNOR: &str = "governor 0.10, keyed check";
