@@ -24,7 +24,7 @@ use super::{
 use crate::{
     body::ResponseBody,
     error::{ErrorCode, Problem},
-    meter::Meter,
+    meter::{Billed, Meter},
 };
 
 /// What one call asks for, and what it holds from its admission to its end. Dropping it settles.
@@ -37,7 +37,7 @@ pub(super) struct Charge {
     pub(super) scopes: ScopeValues,
     pub(super) cost: Cost,
     pub(super) decision: Decision,
-    /// Only where a rule counts what the handler names.
+    /// Says what the call used, whether its client left, and whether it goes on after its answer.
     pub(super) meter: Option<Meter>,
     /// The store gave no answer, and the one in this process decided.
     pub(super) degraded: Option<LimitDegraded>,
@@ -98,19 +98,37 @@ impl Charge {
     }
 
     /// What the call really took: a custom quantity that the handler has named replaces what was held, and a
-    /// reservation that it never named was not needed.
+    /// reservation that it never named was not needed; bytes that were counted replace what the head declared.
+    ///
+    /// When the client left, nothing but the rest of a reservation is given back.
     fn actual(&self) -> Cost {
         let mut actual = self.cost.clone();
+        let Some(meter) = &self.meter else {
+            return actual;
+        };
+        let client_left = meter.billed() != Billed::All;
+        let settled = |charged: u64, used: u64| {
+            if client_left { used.max(charged) } else { used }
+        };
         for rule in self.set.rules() {
-            let Unit::Custom(name) = rule.unit() else {
-                continue;
-            };
-            let named = self
-                .meter
-                .as_ref()
-                .and_then(|meter| meter.named_quantity(name));
-            if let Some(used) = named.or_else(|| self.cost.is_reserved(name).then_some(0)) {
-                actual = actual.with(Arc::clone(name), used);
+            match rule.unit() {
+                Unit::Custom(name) => {
+                    let named = meter.billed_quantity(name);
+                    let used = if self.cost.is_reserved(name) {
+                        named.unwrap_or(0)
+                    } else if let Some(named) = named {
+                        settled(self.cost.amount(rule.unit()), named)
+                    } else {
+                        continue;
+                    };
+                    actual = actual.with(Arc::clone(name), used);
+                }
+                Unit::Bytes => {
+                    if let Some(received) = meter.received_bytes() {
+                        actual = actual.bytes(settled(self.cost.amount(rule.unit()), received));
+                    }
+                }
+                Unit::Requests => {}
             }
         }
         actual
@@ -122,15 +140,49 @@ impl Charge {
             Ending::RefusedByLimit => Some(Settlement::Cancel),
             Ending::Failed => Some(Settlement::Refund),
             Ending::Used if std::thread::panicking() => Some(Settlement::Refund),
+            Ending::Used if self.is_waived() => Some(Settlement::Waive(self.actual())),
             Ending::Used => {
                 let traits = self.set.rule_set().traits();
-                if !traits.counts_custom && !traits.holds_slots {
+                let may_differ = traits.counts_custom || traits.counts_bytes;
+                if !may_differ && !traits.holds_slots {
                     return None;
                 }
                 let actual = self.actual();
                 (actual != self.cost || traits.holds_slots).then_some(Settlement::Actual(actual))
             }
         }
+    }
+
+    fn is_waived(&self) -> bool {
+        let meter = self.meter.as_ref();
+        meter.is_some_and(|meter| meter.billed() == Billed::Nothing)
+    }
+
+    /// Leaves the settlement to the holds that keep the call open; false when there is none.
+    fn outlived(&mut self) -> bool {
+        if self.ending == Ending::NotAdmitted {
+            return false;
+        }
+        let Some(meter) = self.meter.clone().filter(Meter::is_held) else {
+            return false;
+        };
+        let ending = std::mem::replace(&mut self.ending, Ending::NotAdmitted);
+        let moved = Self {
+            settings: Arc::clone(&self.settings),
+            set: Arc::clone(&self.set),
+            scopes: std::mem::take(&mut self.scopes),
+            cost: std::mem::take(&mut self.cost),
+            decision: std::mem::replace(&mut self.decision, Decision::unlimited()),
+            meter: self.meter.take(),
+            degraded: self.degraded,
+            ending: if std::thread::panicking() {
+                Ending::Failed
+            } else {
+                ending
+            },
+        };
+        meter.keep_while_held(Box::new(moved));
+        true
     }
 
     pub(super) const fn is_overage(&self) -> bool {
@@ -148,6 +200,9 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
+        if self.outlived() {
+            return;
+        }
         if let Some(settlement) = self.settlement() {
             // The time of now, not of the decision: a bucket has been refilled in between.
             let now = self.settings.clock.now();

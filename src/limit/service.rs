@@ -177,9 +177,9 @@ impl Question {
         let meter = request.extensions().get::<Meter>();
         let now = meter.map_or_else(|| settings.clock.now(), Meter::started);
         let traits = *set.rule_set().traits();
-        let mut meter = meter.filter(|_| traits.counts_custom).cloned();
-        if meter.is_none() && traits.counts_custom {
-            // Without a meter layer a handler still needs a way to say what it used.
+        let mut meter = meter.cloned();
+        if meter.is_none() && (traits.counts_custom || traits.counts_bytes || traits.holds_slots) {
+            // Without a meter layer a handler still needs a way to say what it used, and for how long.
             let detached = Meter::detached(now);
             request.extensions_mut().insert(detached.clone());
             meter = Some(detached);

@@ -20,6 +20,14 @@ pin_project! {
         // After the inner body: what a stream adds while it is dropped is still counted.
         guard: Option<Guard>,
     }
+
+    impl<B> PinnedDrop for MeterBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            if let Some(guard) = this.project().guard {
+                guard.ending();
+            }
+        }
+    }
 }
 
 impl<B> MeterBody<B> {
@@ -53,6 +61,7 @@ where
                 if let Some(data) = frame.data_ref() {
                     guard.sent(data.len());
                 }
+                guard.handed_over();
                 // Nothing follows trailers.
                 if frame.is_trailers() || this.inner.is_end_stream() {
                     guard.ended();

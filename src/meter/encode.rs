@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    abort::Billed,
     event::{UsageEvent, printable},
     meter::Call,
 };
@@ -50,9 +51,10 @@ impl Encoder {
             outcome: ending.outcome,
             refused: ending.refused.map(|code| self.shared(code.as_str())),
             latency_micros: ending.latency_micros,
-            request_bytes: call.request_bytes,
+            request_bytes: call.request_bytes(),
             response_bytes: ending.response_bytes,
-            quantities: call.quantities().iter().cloned().collect(),
+            quantities: call.quantities().unreported(call.billed()).collect(),
+            waived: call.billed() == Billed::Nothing,
             overage: call.is_overage(),
             deprecated: call.is_deprecated(),
             request_id: (!call.request_id.is_empty())

@@ -120,16 +120,22 @@ pub struct UsageEvent {
     pub refused: Option<Arc<str>>,
     /// From the request's arrival at the meter to the end of its answer, in microseconds.
     pub latency_micros: u64,
-    /// Bytes of request content: its `Content-Length`, 0 when unknown.
+    /// Bytes of request content: those that were read, behind a
+    /// [`CountRequestBodyLayer`](super::CountRequestBodyLayer); else its `Content-Length`, 0 when unknown.
     pub request_bytes: u64,
     /// Bytes of response content handed to the connection.
     pub response_bytes: u64,
-    /// Whole numbers of what the call used, by name.
+    /// Whole numbers of what the call used, by name; of a call whose client left, what counts by the
+    /// [`AbortPolicy`](super::AbortPolicy).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub quantities: BTreeMap<Arc<str>, u64>,
     /// The call was above a limit that prices overage.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overage: bool,
+    /// The call is not to be paid for, not as a call either: its client left before the first byte of content,
+    /// under [`AbortPolicy::NothingBeforeFirstByte`](super::AbortPolicy::NothingBeforeFirstByte).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waived: bool,
     /// The call used a version of the API that is deprecated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deprecated: bool,
@@ -172,6 +178,7 @@ impl UsageEvent {
             response_bytes: 0,
             quantities: BTreeMap::new(),
             overage: false,
+            waived: false,
             deprecated: false,
             request_id: None,
             trace_id: None,

@@ -7,8 +7,9 @@ use http_body::SizeHint;
 
 use super::{
     event::CallOutcome,
+    hold::Verdict,
     layer::Shared,
-    meter::{Ending, Meter},
+    meter::Meter,
 };
 use crate::error::{ErrorCode, Problem};
 
@@ -99,6 +100,20 @@ impl Guard {
         self.body.bytes = self.body.bytes.saturating_add(bytes as u64);
     }
 
+    /// A frame is on its way to the connection, and with it what was added before.
+    pub(super) fn handed_over(&self) {
+        self.meter.0.handed_over();
+    }
+
+    /// The call ends: says whether its client left, before anything else of the call is dropped.
+    pub(super) fn ending(&self) {
+        let (_, outcome, _) = self.outcome();
+        if outcome == CallOutcome::Aborted {
+            let call = &self.meter.0;
+            call.left(call.on_abort().billed(self.body.bytes));
+        }
+    }
+
     pub(super) const fn ended(&mut self) {
         self.body.ended = true;
     }
@@ -147,21 +162,13 @@ impl Seen {
 impl Drop for Guard {
     fn drop(&mut self) {
         let (status, outcome, reason) = self.outcome();
-        let now = self.shared.clock.now();
-        let call = &self.meter.0;
-        let latency = now.since(call.started.monotonic_micros());
-        let identified = call.settle(Ending {
+        Verdict {
             status,
             outcome,
-            refused: reason.filter(|_| outcome == CallOutcome::Refused),
-            latency_micros: crate::clock::micros(latency),
+            reason,
             response_bytes: self.body.bytes,
-        });
-        if identified {
-            self.shared.recorder.record(Arc::clone(call), now);
-        } else {
-            self.shared.site.tally.unidentified(status, reason);
         }
+        .reach(&self.meter.0, &self.shared);
     }
 }
 

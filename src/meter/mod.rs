@@ -74,6 +74,7 @@
 //! # }
 //! ```
 
+mod abort;
 mod body;
 mod config;
 mod counters;
@@ -85,23 +86,28 @@ mod extract;
 mod flush;
 mod future;
 mod guard;
+mod hold;
 mod layer;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
 )]
 mod meter;
+mod quantities;
 mod recorder;
 mod service;
 
 use self::event::{forges_a_line, printable};
+pub(crate) use self::abort::Billed;
 pub use self::{
+    abort::AbortPolicy,
     body::MeterBody,
     config::RecorderBuilder,
     counters::Counters,
     event::{CallOutcome, EventId, UsageEvent},
     flush::DeadLetter,
     future::ResponseFuture,
+    hold::MeterHold,
     layer::MeterLayer,
     meter::{MAX_QUANTITIES, MAX_QUANTITY_NAME_BYTES, Meter},
     recorder::{FlushReport, Recorder},

@@ -56,7 +56,8 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
-        if request.extensions().get::<Meter>().is_some() {
+        let known = request.extensions().get::<Meter>();
+        if known.is_some_and(|meter| meter.0.site.is_some()) {
             // An outer layer of ours meters the call already.
             return ResponseFuture::new(self.inner.call(request), None);
         }
