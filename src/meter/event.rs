@@ -21,6 +21,11 @@ impl EventId {
         Self((boot as u128) << 64 | sequence as u128)
     }
 
+    /// The id of a number, unless it is zero.
+    pub(super) const fn from_u128(id: u128) -> Option<Self> {
+        if id == 0 { None } else { Some(Self(id)) }
+    }
+
     /// The id as one number.
     #[must_use]
     pub const fn as_u128(self) -> u128 {
@@ -91,6 +96,13 @@ pub struct UsageEvent {
     pub schema: u16,
     /// Names the event for ever.
     pub id: EventId,
+    /// Names the call that this event is a part of, by the id of its last event; only on the reports of a call
+    /// that goes on, see [`RecorderBuilder::report_every`](super::RecorderBuilder::report_every).
+    ///
+    /// A part tells what was used since the report before it, at its own time, and the last event tells the rest:
+    /// quantities and bytes add up over all of them. Count as calls the events without this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_of: Option<EventId>,
     /// The instance that metered the call.
     pub source: Arc<str>,
     /// When the call was admitted or refused; decides the billing period, so a retry cannot move it.
@@ -118,7 +130,7 @@ pub struct UsageEvent {
     /// The code of the refusal, when this crate refused the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Arc<str>>,
-    /// From the request's arrival at the meter to the end of its answer, in microseconds.
+    /// From the request's arrival at the meter to the end of its answer, or to the report, in microseconds.
     pub latency_micros: u64,
     /// Bytes of request content: those that were read, behind a
     /// [`CountRequestBodyLayer`](super::CountRequestBodyLayer); else its `Content-Length`, 0 when unknown.
@@ -161,6 +173,7 @@ impl UsageEvent {
         Self {
             schema: Self::SCHEMA,
             id,
+            part_of: None,
             source: Arc::from("tollgate"),
             time,
             tenant,

@@ -1,16 +1,11 @@
 //! The one owner of a call's end.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use http::{HeaderMap, Method, StatusCode, header::CONTENT_LENGTH};
 use http_body::SizeHint;
 
-use super::{
-    event::CallOutcome,
-    hold::Verdict,
-    layer::Shared,
-    meter::Meter,
-};
+use super::{event::CallOutcome, hold::Verdict, layer::Shared, meter::Meter};
 use crate::error::{ErrorCode, Problem};
 
 /// Status of a call whose client left before the answer: not registered, but what proxies have long logged.
@@ -30,6 +25,7 @@ pub(super) struct Guard {
     /// Code of the service is running. Still set when the guard is dropped, that code has panicked: whoever
     /// catches the panic may drop the future later, when no panic is under way any more.
     running: bool,
+    is_watched: bool,
     body: Seen,
 }
 
@@ -55,6 +51,7 @@ impl Guard {
             refused: None,
             service_failed: false,
             running: false,
+            is_watched: false,
             body: Seen::default(),
         }
     }
@@ -89,6 +86,13 @@ impl Guard {
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         self.body.expected = expected_length(response.headers(), &response.body().size_hint());
         self.body.ended = response.body().is_end_stream();
+        let is_stream =
+            !self.body.ended && !self.body.without_content && self.body.expected.is_none();
+        let call = &self.meter.0;
+        if call.is_watched() || (is_stream && self.meter.watch()) {
+            call.status.store(status.as_u16(), Ordering::Release);
+            self.is_watched = true;
+        }
     }
 
     /// The body is asked for a frame.
@@ -102,7 +106,11 @@ impl Guard {
 
     /// A frame is on its way to the connection, and with it what was added before.
     pub(super) fn handed_over(&self) {
-        self.meter.0.handed_over();
+        let call = &self.meter.0;
+        call.handed_over();
+        if self.is_watched {
+            call.sent_bytes.store(self.body.bytes, Ordering::Release);
+        }
     }
 
     /// The call ends: says whether its client left, before anything else of the call is dropped.

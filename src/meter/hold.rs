@@ -9,6 +9,7 @@ use super::{
     event::CallOutcome,
     layer::Shared,
     meter::{Call, Ending, Meter},
+    report::Reported,
 };
 use crate::{
     clock::{Clock, Now, micros},
@@ -52,13 +53,14 @@ pub struct MeterHold {
     is_live: bool,
 }
 
-/// What the holds of one call share.
+/// What a call has that goes on for long: what its holds share, and what its reports have told.
 #[derive(Default)]
 pub(super) struct Holds {
     n_live: u32,
     n_made: u32,
     watches: Vec<Stopwatch>,
-    sent_bytes: u64,
+    pub(super) sent_bytes: u64,
+    pub(super) reported: Reported,
     panicked: bool,
     /// What ends when the last hold does: dropped, in this order, before the call is settled.
     kept: Vec<Box<dyn Send>>,
@@ -119,9 +121,7 @@ impl Verdict {
         let identified = call.settle(Ending {
             status: self.status,
             outcome: self.outcome,
-            refused: self
-                .reason
-                .filter(|_| self.outcome == CallOutcome::Refused),
+            refused: self.reason.filter(|_| self.outcome == CallOutcome::Refused),
             latency_micros: micros(latency),
             response_bytes: self.response_bytes,
         });
@@ -139,8 +139,25 @@ impl Call {
         holds.as_deref_mut().map(read)
     }
 
+    /// Notes that a report tells all bytes so far, and gives those that none has told before.
+    pub(super) fn tell(&self, sent_by_body: u64, received: u64) -> Reported {
+        let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = holds.get_or_insert_default();
+        let sent = sent_by_body.saturating_add(holds.sent_bytes);
+        let told = std::mem::replace(&mut holds.reported, Reported { sent, received });
+        Reported {
+            sent: sent.saturating_sub(told.sent),
+            received: received.saturating_sub(told.received),
+        }
+    }
+
+    /// What the call's reports have told.
+    pub(super) fn reported(&self) -> Reported {
+        self.with_holds(|holds| holds.reported).unwrap_or_default()
+    }
+
     /// Adds the time that the stopwatches have counted since they were last asked.
-    fn add_laps(&self, now: Now) {
+    pub(super) fn add_laps(&self, now: Now) {
         let laps = self.with_holds(|holds| {
             let watches = holds.watches.iter_mut();
             let laps = watches.map(|watch| (Arc::clone(&watch.name), watch.lap(now)));
@@ -159,11 +176,7 @@ impl Meter {
     /// Take it before the answer is given: a call that has ended is not opened again, and the hold then holds
     /// nothing, which [`MeterHold::is_live`] tells.
     pub fn hold(&self) -> MeterHold {
-        let mut holds = self
-            .0
-            .holds
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut holds = self.0.holds.lock().unwrap_or_else(PoisonError::into_inner);
         let is_live = !self.0.is_settled();
         let mut number = 0;
         if is_live {
@@ -174,6 +187,7 @@ impl Meter {
             self.0.set_held();
         }
         drop(holds);
+        self.watch();
         MeterHold {
             meter: self.clone(),
             number,

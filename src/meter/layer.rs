@@ -88,6 +88,7 @@ impl Shared {
             tally: Arc::clone(recorder.tally()),
             clock: Arc::clone(recorder.clock()),
             on_abort: AbortPolicy::default(),
+            watchlist: recorder.watchlist().cloned(),
         };
         Self {
             clock: Arc::clone(recorder.clock()),

@@ -15,6 +15,7 @@ use super::{
     event::{CallOutcome, EventId},
     hold::Holds,
     quantities::Quantities,
+    report::Watchlist,
 };
 use crate::{
     clock::{Clock, Now},
@@ -46,6 +47,12 @@ pub(crate) struct Call {
     /// What the request's head says, until the bytes themselves are counted.
     pub(super) request_bytes: u64,
     received_bytes: AtomicU64,
+    /// Bytes of the answer so far; kept up to date for a watched call only.
+    pub(super) sent_bytes: AtomicU64,
+    /// Zero until the call is answered; set for a watched call only.
+    pub(super) status: AtomicU16,
+    /// The id of the call that this is a part of; zero for a call itself.
+    pub(super) part_of: u128,
     /// Copied, because a header value would keep the connection's read buffer alive while the event waits.
     pub(super) request_id: SmallVec<[u8; 36]>,
     /// Zero when the call belongs to no trace.
@@ -67,6 +74,7 @@ pub(super) struct Site {
     pub(super) tally: Arc<Tally>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) on_abort: AbortPolicy,
+    pub(super) watchlist: Option<Arc<Watchlist>>,
 }
 
 /// How a call ended; set once, when it is settled.
@@ -93,6 +101,8 @@ const RECEIVING: u16 = 64;
 const LEFT: u16 = 128;
 /// The client left before anything was handed over that it would have to pay for.
 const WAIVED: u16 = 256;
+/// The call reports while it goes on.
+const WATCHED: u16 = 2048;
 const ON_ABORT_PRODUCED: u16 = 512;
 const ON_ABORT_NOTHING_BEFORE_FIRST_BYTE: u16 = 1024;
 
@@ -115,6 +125,9 @@ impl Call {
             method: Method::GET,
             request_bytes: 0,
             received_bytes: AtomicU64::new(0),
+            sent_bytes: AtomicU64::new(0),
+            status: AtomicU16::new(0),
+            part_of: 0,
             request_id: SmallVec::new(),
             trace_id: 0,
             route: OnceLock::new(),
@@ -140,6 +153,28 @@ impl Call {
 
     pub(super) fn set_held(&self) {
         self.state.fetch_or(HELD, Ordering::AcqRel);
+    }
+
+    /// True when nobody has said so before.
+    pub(super) fn set_watched(&self) -> bool {
+        self.state.fetch_or(WATCHED, Ordering::AcqRel) & WATCHED == 0
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.has(WATCHED)
+    }
+
+    /// Makes this a part of another call, before it is settled.
+    pub(super) fn settled_part(
+        &mut self,
+        whole: &Self,
+        identity: Identity,
+        quantities: Quantities,
+    ) {
+        let _ = self.identity.set(identity);
+        self.quantities = Mutex::new(quantities);
+        let marks = whole.state.load(Ordering::Acquire) & (OVERAGE | DEPRECATED);
+        self.state.fetch_or(marks | IDENTIFIED, Ordering::AcqRel);
     }
 
     pub(super) fn on_abort(&self) -> AbortPolicy {
@@ -191,7 +226,7 @@ impl Call {
         self.received().unwrap_or(self.request_bytes)
     }
 
-    fn received(&self) -> Option<u64> {
+    pub(super) fn received(&self) -> Option<u64> {
         self.has(RECEIVING)
             .then(|| self.received_bytes.load(Ordering::Acquire))
     }
@@ -281,10 +316,7 @@ impl Meter {
     /// The sum of a named quantity so far, zero when it was never named.
     #[must_use]
     pub fn quantity(&self, name: &str) -> u64 {
-        self.0
-            .quantities()
-            .amount(name, Billed::All)
-            .unwrap_or(0)
+        self.0.quantities().amount(name, Billed::All).unwrap_or(0)
     }
 
     /// What counts of a quantity that was named, be it with zero: all, unless the client has left.

@@ -88,6 +88,7 @@ mod future;
 mod guard;
 mod hold;
 mod layer;
+mod measure;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
@@ -95,10 +96,12 @@ mod layer;
 mod meter;
 mod quantities;
 mod recorder;
+mod report;
+mod request_body;
 mod service;
 
-use self::event::{forges_a_line, printable};
 pub(crate) use self::abort::Billed;
+use self::event::{forges_a_line, printable};
 pub use self::{
     abort::AbortPolicy,
     body::MeterBody,
@@ -109,7 +112,11 @@ pub use self::{
     future::ResponseFuture,
     hold::MeterHold,
     layer::MeterLayer,
+    measure::{
+        Measure, MeasureBody, MeasureFuture, MeasureLayer, Measured, TokenUsage, TokenUsageReader,
+    },
     meter::{MAX_QUANTITIES, MAX_QUANTITY_NAME_BYTES, Meter},
     recorder::{FlushReport, Recorder},
+    request_body::{CountRequestBodyLayer, CountedRequestBody, CountingRequests},
     service::Metered,
 };

@@ -65,8 +65,10 @@ impl Quantities {
                 reported: 0,
             });
         }
-        let place = known.unwrap_or(self.entries.len().saturating_sub(1));
-        self.entries.get_mut(place)
+        match known {
+            Some(place) => self.entries.get_mut(place),
+            None => self.entries.last_mut(),
+        }
     }
 
     /// Everything added so far is handed over.
@@ -108,6 +110,10 @@ impl Quantities {
             }
         }
         part
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     #[cfg(test)]

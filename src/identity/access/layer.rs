@@ -165,7 +165,8 @@ impl AccessRules {
     }
 
     fn only_reads(&self, head: &RequestHead<'_>) -> bool {
-        if leaves_http(head.headers()) {
+        // CONNECT has no other use (RFC 9110 section 9.3.6, RFC 8441 section 4).
+        if *head.method() == Method::CONNECT || leaves_http(head.headers()) {
             return false;
         }
         match &self.reads {
