@@ -93,8 +93,10 @@ mod layer;
 mod meter;
 mod recorder;
 mod service;
+mod step;
 
 use self::event::{forges_a_line, printable};
+pub(crate) use self::guard::Guard;
 pub use self::{
     body::MeterBody,
     config::RecorderBuilder,
