@@ -2,7 +2,7 @@ use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use http::StatusCode;
 
-use super::{Tollgate, TollgateLayer, tollgate::Shared};
+use super::{Tollgate, TollgateLayer, steps::Steps, tollgate::Shared};
 use crate::{
     auth::{
         AuthEventSink, Challenge, ClientAddr, Extractor, FailureLimit, KeyFormat, KeyHasher,
@@ -440,7 +440,7 @@ impl TollgateBuilder {
         let ceiling = limits
             .every_call(self.ceiling)
             .map_err(|error| error.under("ceiling"))?;
-        let layer = TollgateLayer {
+        let steps = Steps {
             request_id: self.request_id,
             problems: self.problems,
             meter,
@@ -451,7 +451,7 @@ impl TollgateBuilder {
         };
         recorder.start();
         let shared = Shared {
-            layer,
+            layer: TollgateLayer::new(steps),
             keys,
             tenants,
             plans,

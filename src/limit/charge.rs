@@ -31,7 +31,7 @@ use crate::{
 ///
 /// One allocation from the question to the settlement: what is moved from future to body is a pointer.
 #[derive(Debug)]
-pub(super) struct Charge {
+pub(crate) struct Charge {
     pub(super) settings: Arc<Settings>,
     pub(super) set: Arc<LimitSet>,
     pub(super) scopes: ScopeValues,
@@ -42,6 +42,9 @@ pub(super) struct Charge {
     /// The store gave no answer, and the one in this process decided.
     pub(super) degraded: Option<LimitDegraded>,
     pub(super) ending: Ending,
+    /// Code of the service is running. Whoever catches a panic of it may drop the charge later, when no panic is
+    /// under way any more.
+    pub(super) running: bool,
 }
 
 /// In the extensions of a refusal by a [`LimitLayer`](super::LimitLayer), for another one outside of it.
@@ -50,7 +53,7 @@ pub(super) struct RefusedByLimit;
 
 /// How the call ended, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
     /// The call is not admitted, or not yet: nothing is held.
     NotAdmitted,
     /// The client left, or the call was served.
@@ -63,7 +66,7 @@ pub(super) enum Ending {
 
 impl Charge {
     /// Notes how the response speaks of the call, and lets the response speak of the limits.
-    pub(super) fn observe<B>(&mut self, response: &mut Response<B>) {
+    pub(crate) fn answered<B>(&mut self, response: &mut Response<B>) {
         let extensions = response.extensions();
         let code = extensions.get::<Problem>().map(Problem::code);
         self.ending = if extensions.get::<RefusedByLimit>().is_some() {
@@ -79,21 +82,39 @@ impl Charge {
             &self.decision,
             response.headers_mut(),
         );
+        if let Some(degraded) = self.degraded {
+            response.extensions_mut().insert(degraded);
+        }
     }
 
-    /// Code of the service begins to run. Whoever catches a panic of it may drop the charge later, when no
-    /// panic is under way any more.
-    pub(super) const fn enter(&mut self) -> Ending {
-        std::mem::replace(&mut self.ending, Ending::Failed)
+    /// The response body has answered. True when the body has ended, and the charge with it.
+    pub(crate) fn after_frame<E>(
+        &mut self,
+        polled: &Poll<Option<Result<Frame<Bytes>, E>>>,
+    ) -> bool {
+        self.leave();
+        match polled {
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Err(_))) => {
+                self.ending = Ending::Failed;
+                false
+            }
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => false,
+        }
+    }
+
+    /// Code of the service begins to run.
+    pub(crate) const fn enter(&mut self) {
+        self.running = true;
     }
 
     /// Code of the service has returned.
-    pub(super) const fn leave(&mut self, before: Ending) {
-        self.ending = before;
+    pub(crate) const fn leave(&mut self) {
+        self.running = false;
     }
 
     /// The service gave an error instead of a response.
-    pub(super) fn service_failed(mut self) {
+    pub(crate) const fn service_failed(&mut self) {
         self.ending = Ending::Failed;
     }
 
@@ -137,13 +158,15 @@ impl Charge {
     fn settlement(&self) -> Option<Settlement> {
         match self.ending {
             Ending::NotAdmitted => None,
+            _ if self.running => Some(Settlement::Refund),
             Ending::RefusedByLimit => Some(Settlement::Cancel),
             Ending::Failed => Some(Settlement::Refund),
             Ending::Used if std::thread::panicking() => Some(Settlement::Refund),
             Ending::Used if self.is_waived() => Some(Settlement::Waive(self.actual())),
             Ending::Used => {
                 let traits = self.set.rule_set().traits();
-                let may_differ = traits.counts_custom || traits.counts_bytes;
+                let counts_received = || self.meter.as_ref().is_some_and(Meter::is_receiving);
+                let may_differ = traits.counts_custom || (traits.counts_bytes && counts_received());
                 if !may_differ && !traits.holds_slots {
                     return None;
                 }
@@ -163,9 +186,10 @@ impl Charge {
         if self.ending == Ending::NotAdmitted {
             return false;
         }
-        let Some(meter) = self.meter.clone().filter(Meter::is_held) else {
+        let Some(meter) = self.meter.as_ref().filter(|meter| meter.is_held()) else {
             return false;
         };
+        let meter = meter.clone();
         let ending = std::mem::replace(&mut self.ending, Ending::NotAdmitted);
         let moved = Self {
             settings: Arc::clone(&self.settings),
@@ -175,14 +199,24 @@ impl Charge {
             decision: std::mem::replace(&mut self.decision, Decision::unlimited()),
             meter: self.meter.take(),
             degraded: self.degraded,
-            ending: if std::thread::panicking() {
+            ending: if self.running || std::thread::panicking() {
                 Ending::Failed
             } else {
                 ending
             },
+            running: false,
         };
         meter.keep_while_held(Box::new(moved));
         true
+    }
+
+    /// Tells the meter what is known before the call.
+    pub(crate) fn tell(&self, meter: Option<&Meter>) {
+        if self.is_overage()
+            && let Some(meter) = meter
+        {
+            meter.mark_overage();
+        }
     }
 
     pub(super) const fn is_overage(&self) -> bool {
@@ -227,6 +261,11 @@ impl<B> LimitBody<B> {
     pub(super) const fn new(body: ResponseBody<B>, charge: Option<Box<Charge>>) -> Self {
         Self { body, charge }
     }
+
+    /// The body of an answer in place of the service's.
+    pub(super) const fn refused(body: ResponseBody<B>) -> Self {
+        Self::new(body, None)
+    }
 }
 
 impl<B: Body<Data = Bytes>> Body for LimitBody<B> {
@@ -238,22 +277,15 @@ impl<B: Body<Data = Bytes>> Body for LimitBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        let before = this.charge.as_mut().map(|charge| charge.enter());
-        let poll = this.body.poll_frame(cx);
-        if let (Some(charge), Some(before)) = (this.charge.as_mut(), before) {
-            charge.leave(before);
+        let Some(charge) = this.charge else {
+            return this.body.poll_frame(cx);
+        };
+        charge.enter();
+        let polled = this.body.poll_frame(cx);
+        if charge.after_frame(&polled) {
+            *this.charge = None;
         }
-        let frame = std::task::ready!(poll);
-        match &frame {
-            Some(Ok(_)) => {}
-            Some(Err(_)) => {
-                if let Some(charge) = this.charge {
-                    charge.ending = Ending::Failed;
-                }
-            }
-            None => drop(this.charge.take()),
-        }
-        Poll::Ready(frame)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

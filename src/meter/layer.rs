@@ -16,12 +16,12 @@ use crate::{
 #[derive(Clone)]
 #[must_use]
 pub struct MeterLayer<R = MatchedRoute> {
-    shared: Arc<Shared>,
-    route_of: R,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) route_of: R,
 }
 
 /// What the services and calls of one layer share.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     pub(super) recorder: Recorder,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) site: Arc<Site>,

@@ -279,6 +279,11 @@ impl Meter {
         Self::new(EventId::new(0, 0), started)
     }
 
+    /// Whether a recorder hears of the call.
+    pub(crate) fn reports(&self) -> bool {
+        self.0.site.is_some()
+    }
+
     /// Adds to a named quantity, such as `tokens`; the sum stays at `u64::MAX` when it would overflow.
     ///
     /// Of a call whose client leaves before the end, it counts as the [`AbortPolicy`] says: by default when a
@@ -349,6 +354,11 @@ impl Meter {
     pub(super) fn received(&self, n_bytes: u64) {
         // Sums of what was really read do not reach the end of 64 bits.
         self.0.received_bytes.fetch_add(n_bytes, Ordering::AcqRel);
+    }
+
+    /// Whether the bytes of the request are counted.
+    pub(crate) fn is_receiving(&self) -> bool {
+        self.0.has(RECEIVING)
     }
 
     /// The bytes of the request that were read so far, where they are counted.

@@ -99,9 +99,11 @@ mod recorder;
 mod report;
 mod request_body;
 mod service;
+mod step;
 
 pub(crate) use self::abort::Billed;
 use self::event::{forges_a_line, printable};
+pub(crate) use self::guard::Guard;
 pub use self::{
     abort::AbortPolicy,
     body::MeterBody,
