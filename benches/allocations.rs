@@ -146,7 +146,7 @@ fn record(runtime: &tokio::runtime::Runtime) {
         let mut call = Some(call);
         let end = || {
             if let Some(call) = call.take() {
-                call.end(StatusCode::OK, clock.now());
+                call.end(StatusCode::OK);
             }
         };
         allocation_counter::measure(end).count_total
@@ -158,7 +158,7 @@ fn record(runtime: &tokio::runtime::Runtime) {
         recorder.flush().await;
         let before = recorder.counters().queued;
         for _ in 0..ENDS {
-            open().end(StatusCode::OK, clock.now());
+            open().end(StatusCode::OK);
         }
         // Were the task woken, it would run now and empty the queue.
         tokio::task::yield_now().await;

@@ -56,7 +56,7 @@ impl ByHand {
         let call = self.calls.open(now);
         call.meter().identify(&identity);
         self.decide(&identity, now);
-        call.end(StatusCode::OK, self.clock.now());
+        call.end(StatusCode::OK);
     }
 
     fn decide(&self, identity: &Identity, now: Now) {
@@ -153,7 +153,7 @@ fn steps(
                 let (identity, now) = &identities[scattered(i, KEYS)];
                 let call = it.calls.open(*now);
                 call.meter().identify(identity);
-                call.end(StatusCode::OK, it.clock.now());
+                call.end(StatusCode::OK);
             });
             runtime.block_on(recorder.flush());
             mean
@@ -185,7 +185,7 @@ fn end_of_calls(
             let _meters: Vec<Meter> = open.iter().map(|call| call.meter().clone()).collect();
             sum += time(OPEN, |_| {
                 let call = open.pop().expect("as many as are ended");
-                call.end(StatusCode::OK, now);
+                call.end(StatusCode::OK);
             });
         }
         runtime.block_on(recorder.flush());

@@ -6,7 +6,9 @@ use http::{Method, StatusCode};
 
 use super::{
     event::CallOutcome,
-    meter::{Call, Ending, Meter, Site},
+    hold::Verdict,
+    layer::{MeterLayer, Shared},
+    meter::{Call, Meter},
     recorder::Recorder,
 };
 use crate::clock::Now;
@@ -31,7 +33,7 @@ use crate::clock::Now;
 /// job.meter().identify(&acme);
 /// job.meter().set_route("resize-image");
 /// job.meter().add("pixels", 480_000);
-/// job.end(http::StatusCode::OK, clock.now());
+/// job.end(http::StatusCode::OK);
 ///
 /// let _ = recorder.shutdown(Duration::from_secs(5)).await;
 /// let event = &usage.events()[0];
@@ -42,8 +44,7 @@ use crate::clock::Now;
 #[derive(Clone)]
 #[must_use]
 pub struct CallMeter {
-    recorder: Recorder,
-    site: Arc<Site>,
+    shared: Arc<Shared>,
     method: Method,
 }
 
@@ -51,13 +52,8 @@ impl CallMeter {
     /// Reports to `recorder`, under this name of an API. The method in its events is `_OTHER`, OpenTelemetry's
     /// word for none of HTTP's.
     pub fn new(recorder: Recorder, api: impl AsRef<str>) -> Self {
-        let site = Arc::new(Site {
-            api: Arc::from(&*super::printable(api.as_ref())),
-            tally: Arc::clone(recorder.tally()),
-        });
         Self {
-            recorder,
-            site,
+            shared: MeterLayer::new(recorder).api(api).shared,
             method: Method::from_bytes(b"_OTHER").unwrap_or_default(),
         }
     }
@@ -65,12 +61,15 @@ impl CallMeter {
     /// A call that starts at `now`, a reading of the recorder's clock. Starts the recorder's background task
     /// where none runs.
     pub fn open(&self, now: Now) -> OpenCall {
-        self.recorder.ensure_started();
-        let mut call = Call::new(self.recorder.next_id(), now, Some(Arc::clone(&self.site)));
+        let recorder = &self.shared.recorder;
+        recorder.ensure_started();
+        let site = Arc::clone(&self.shared.site);
+        let mut call = Call::new(recorder.next_id(), now, Some(site));
         call.method = self.method.clone();
         OpenCall {
             meter: Meter(Arc::new(call)),
-            recorder: self.recorder.clone(),
+            shared: Arc::clone(&self.shared),
+            status: None,
         }
     }
 }
@@ -78,7 +77,7 @@ impl CallMeter {
 impl fmt::Debug for CallMeter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CallMeter")
-            .field("api", &self.site.api)
+            .field("api", &self.shared.site.api)
             .finish_non_exhaustive()
     }
 }
@@ -87,11 +86,12 @@ impl fmt::Debug for CallMeter {
 ///
 /// It makes one event when it ends, if [`Meter::identify`] has said who calls; without that it is counted by
 /// status. Dropped without [`end`](Self::end) it was aborted with status 499, or panicked with 500 while its
-/// thread does.
-#[must_use]
+/// thread does. A [`MeterHold`](super::MeterHold) that lives longer ends it.
+#[must_use = "dropping it ends the call as aborted"]
 pub struct OpenCall {
     meter: Meter,
-    recorder: Recorder,
+    shared: Arc<Shared>,
+    status: Option<StatusCode>,
 }
 
 impl OpenCall {
@@ -101,54 +101,37 @@ impl OpenCall {
         &self.meter
     }
 
-    /// Ends the call at `now`, as an HTTP answer of this status would: failed from 500 on, else served; refused
-    /// where [`Meter::refused`] said so.
+    /// Ends the call as an HTTP answer of this status would: failed from 500 on, else served; refused where
+    /// [`Meter::refused`] said so.
     ///
     /// Neither waits nor allocates, and wakes nobody.
-    pub fn end(self, status: StatusCode, now: Now) {
-        let outcome = if self.meter.0.refused().is_some() {
-            CallOutcome::Refused
-        } else if status.is_server_error() {
-            CallOutcome::Failed
-        } else {
-            CallOutcome::Served
-        };
-        self.settle(status.as_u16(), outcome, now);
+    pub fn end(mut self, status: StatusCode) {
+        self.status = Some(status);
     }
 
-    fn settle(&self, status: u16, outcome: CallOutcome, now: Now) {
-        let call = &self.meter.0;
-        if call.ending().is_some() {
-            return;
-        }
-        let refused = call.refused().filter(|_| outcome == CallOutcome::Refused);
-        let latency = now.since(call.started.monotonic_micros());
-        let identified = call.settle(Ending {
-            status,
-            outcome,
-            refused,
-            latency_micros: crate::clock::micros(latency),
-            response_bytes: 0,
-        });
-        if identified {
-            self.recorder.record(Arc::clone(call), now);
-        } else {
-            self.recorder.tally().unidentified(status, refused);
+    fn outcome(&self) -> (u16, CallOutcome) {
+        match self.status {
+            Some(status) if self.meter.0.refused().is_some() => {
+                (status.as_u16(), CallOutcome::Refused)
+            }
+            Some(status) if status.is_server_error() => (status.as_u16(), CallOutcome::Failed),
+            Some(status) => (status.as_u16(), CallOutcome::Served),
+            None if thread::panicking() => (500, CallOutcome::Panicked),
+            None => (499, CallOutcome::Aborted),
         }
     }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        if self.meter.0.ending().is_some() {
-            return;
+        let (status, outcome) = self.outcome();
+        Verdict {
+            status,
+            outcome,
+            reason: self.meter.0.refused(),
+            response_bytes: 0,
         }
-        let (status, outcome) = if thread::panicking() {
-            (500, CallOutcome::Panicked)
-        } else {
-            (499, CallOutcome::Aborted)
-        };
-        self.settle(status, outcome, self.recorder.clock().now());
+        .reach(&self.meter.0, &self.shared);
     }
 }
 

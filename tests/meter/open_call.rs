@@ -25,7 +25,7 @@ async fn one_call_makes_one_event() {
     call.meter().identify(&identity());
     call.meter().add("pixels", 7);
     clock.advance(Duration::from_micros(12));
-    call.end(StatusCode::OK, clock.now());
+    call.end(StatusCode::OK);
     let [event] = &events_of(&recorder, &sink, 1).await[..] else {
         panic!("one event")
     };
@@ -40,7 +40,7 @@ async fn a_call_without_a_caller_is_counted_by_status() {
     let (recorder, sink) = recorder();
     let clock = ManualClock::default();
     let calls = CallMeter::new(recorder.clone(), "jobs");
-    calls.open(clock.now()).end(StatusCode::OK, clock.now());
+    calls.open(clock.now()).end(StatusCode::OK);
     recorder.flush().await;
     assert!(sink.events().is_empty());
     assert_eq!(recorder.counters().unidentified(200), 1);
@@ -58,10 +58,10 @@ async fn every_other_end_is_told_apart() {
         call.meter().identify(&identity());
         call
     };
-    open().end(StatusCode::BAD_GATEWAY, clock.now());
+    open().end(StatusCode::BAD_GATEWAY);
     let refused = open();
     refused.meter().refused(ErrorCode::RateLimited);
-    refused.end(StatusCode::TOO_MANY_REQUESTS, clock.now());
+    refused.end(StatusCode::TOO_MANY_REQUESTS);
     drop(open());
     let panics = catch_unwind(AssertUnwindSafe(|| {
         let _call = open();
@@ -95,7 +95,7 @@ async fn an_end_wakes_nobody() {
     for _ in 0..1_000 {
         let call = calls.open(clock.now());
         call.meter().identify(&identity());
-        call.end(StatusCode::OK, clock.now());
+        call.end(StatusCode::OK);
         tokio::task::yield_now().await;
     }
     assert_eq!(recorder.counters().queued, 1_000);
