@@ -49,6 +49,8 @@
 mod code;
 mod config;
 mod future;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod json;
 mod layer;
 mod panic;

@@ -5,15 +5,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response,
-    header::{ACCEPT, CONTENT_TYPE},
-};
+use http::{HeaderValue, Method, Request, Response, header::ACCEPT};
 use http_body::Body;
 use tower_service::Service;
 
 use super::{ErrorContext, RenderError, ResponseFuture};
-use crate::{body::ResponseBody, request_id::RequestId};
+use crate::{body::ResponseBody, grpc::GrpcKind, request_id::RequestId};
 
 /// The service of [`ProblemLayer`](super::ProblemLayer).
 pub struct ProblemService<S, R: ?Sized> {
@@ -66,7 +63,7 @@ where
 #[derive(Clone, Debug)]
 pub(super) struct RequestFacts {
     pub(super) method: Method,
-    pub(super) grpc: bool,
+    pub(super) grpc: Option<GrpcKind>,
     request_id: Option<RequestId>,
     accept: Option<HeaderValue>,
 }
@@ -75,7 +72,7 @@ impl RequestFacts {
     fn of<Q>(request: &Request<Q>) -> Self {
         Self {
             method: request.method().clone(),
-            grpc: is_grpc(request.headers()),
+            grpc: GrpcKind::of_call(request),
             request_id: request.extensions().get().cloned(),
             accept: request.headers().get(ACCEPT).cloned(),
         }
@@ -90,11 +87,4 @@ impl RequestFacts {
             .with_request_id(request_id)
             .with_accept(self.accept.as_ref())
     }
-}
-
-/// Whether the message is of gRPC or gRPC-Web, whose errors have a form of their own.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }

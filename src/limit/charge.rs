@@ -24,6 +24,7 @@ use super::{
 use crate::{
     body::ResponseBody,
     error::{ErrorCode, Problem},
+    grpc::Watch,
     meter::Meter,
 };
 
@@ -42,6 +43,8 @@ pub(super) struct Charge {
     /// The store gave no answer, and the one in this process decided.
     pub(super) degraded: Option<LimitDegraded>,
     pub(super) ending: Ending,
+    /// Of a gRPC call alone.
+    pub(super) grpc: Option<Watch>,
 }
 
 /// In the extensions of a refusal by a [`LimitLayer`](super::LimitLayer), for another one outside of it.
@@ -63,7 +66,7 @@ pub(super) enum Ending {
 
 impl Charge {
     /// Notes how the response speaks of the call, and lets the response speak of the limits.
-    pub(super) fn observe<B>(&mut self, response: &mut Response<B>) {
+    pub(super) fn observe<B: Body>(&mut self, response: &mut Response<B>) {
         let extensions = response.extensions();
         let code = extensions.get::<Problem>().map(Problem::code);
         self.ending = if extensions.get::<RefusedByLimit>().is_some() {
@@ -73,12 +76,30 @@ impl Charge {
         } else {
             Ending::Used
         };
+        if let Some(grpc) = &mut self.grpc {
+            grpc.answered(response);
+            if response.body().is_end_stream() {
+                grpc.ended();
+            }
+        }
         headers::write(
             self.settings.headers,
             &self.set,
             &self.decision,
             response.headers_mut(),
         );
+    }
+
+    /// Notes what a frame of the body says of a gRPC call; `None` stands for the end.
+    fn saw(&mut self, frame: Option<&Frame<Bytes>>, is_end: bool) {
+        if let Some(grpc) = &mut self.grpc {
+            if let Some(frame) = frame {
+                grpc.saw(frame);
+            }
+            if is_end || frame.is_none_or(Frame::is_trailers) {
+                grpc.ended();
+            }
+        }
     }
 
     /// Code of the service begins to run. Whoever catches a panic of it may drop the charge later, when no
@@ -122,6 +143,9 @@ impl Charge {
             Ending::RefusedByLimit => Some(Settlement::Cancel),
             Ending::Failed => Some(Settlement::Refund),
             Ending::Used if std::thread::panicking() => Some(Settlement::Refund),
+            Ending::Used if self.grpc.as_ref().is_some_and(Watch::failed) => {
+                Some(Settlement::Refund)
+            }
             Ending::Used => {
                 let traits = self.set.rule_set().traits();
                 if !traits.counts_custom && !traits.holds_slots {
@@ -182,21 +206,22 @@ impl<B: Body<Data = Bytes>> Body for LimitBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.project();
+        let mut this = self.project();
         let before = this.charge.as_mut().map(|charge| charge.enter());
-        let poll = this.body.poll_frame(cx);
+        let poll = this.body.as_mut().poll_frame(cx);
         if let (Some(charge), Some(before)) = (this.charge.as_mut(), before) {
             charge.leave(before);
         }
         let frame = std::task::ready!(poll);
-        match &frame {
-            Some(Ok(_)) => {}
-            Some(Err(_)) => {
-                if let Some(charge) = this.charge {
-                    charge.ending = Ending::Failed;
-                }
+        if let Some(charge) = this.charge {
+            match &frame {
+                Some(Ok(frame)) => charge.saw(Some(frame), this.body.is_end_stream()),
+                Some(Err(_)) => charge.ending = Ending::Failed,
+                None => charge.saw(None, true),
             }
-            None => drop(this.charge.take()),
+        }
+        if frame.is_none() {
+            drop(this.charge.take());
         }
         Poll::Ready(frame)
     }

@@ -5,6 +5,7 @@ use std::{
 };
 
 use http::{Request, Response, header::CONTENT_LENGTH};
+use http_body::Body;
 use smallvec::SmallVec;
 use tower_service::Service;
 
@@ -25,6 +26,7 @@ use crate::{
     body::ResponseBody,
     clock::Now,
     error::{ErrorCode, Problem},
+    grpc::Watch,
     head::RequestHead,
     identity::Identity,
     meter::Meter,
@@ -60,6 +62,7 @@ impl<S, F, ReqB, B> Service<Request<ReqB>> for Limit<S, F>
 where
     S: Service<Request<ReqB>, Response = Response<B>> + Clone,
     F: FindSubject,
+    B: Body,
 {
     type Response = Response<LimitBody<B>>;
     type Error = S::Error;
@@ -204,6 +207,7 @@ impl Question {
             meter,
             degraded: None,
             ending: Ending::NotAdmitted,
+            grpc: Watch::of(request),
         };
         Self {
             charge: Box::new(charge),
@@ -369,7 +373,7 @@ fn scope_values(settings: &Settings, set: &LimitSet, head: &RequestHead<'_>) -> 
 }
 
 /// The response of a call that passed: told of its limits where it has some, its body holding the charge.
-pub(super) fn answered<B>(
+pub(super) fn answered<B: Body>(
     mut response: Response<B>,
     mut charge: Option<Box<Charge>>,
 ) -> Response<LimitBody<B>> {

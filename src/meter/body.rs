@@ -53,6 +53,7 @@ where
                 if let Some(data) = frame.data_ref() {
                     guard.sent(data.len());
                 }
+                guard.saw(frame);
                 // Nothing follows trailers.
                 if frame.is_trailers() || this.inner.is_end_stream() {
                     guard.ended();

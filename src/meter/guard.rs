@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header::CONTENT_LENGTH};
-use http_body::SizeHint;
+use http_body::{Frame, SizeHint};
 
 use super::{
     event::CallOutcome,
     layer::Shared,
     meter::{Ending, Meter},
 };
-use crate::error::{ErrorCode, Problem};
+use crate::{
+    error::{ErrorCode, Problem},
+    grpc::Watch,
+};
 
 /// Status of a call whose client left before the answer: not registered, but what proxies have long logged.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -30,6 +34,8 @@ pub(super) struct Guard {
     /// catches the panic may drop the future later, when no panic is under way any more.
     running: bool,
     body: Seen,
+    /// Of a gRPC call alone.
+    grpc: Option<Watch>,
 }
 
 /// What was seen of a response body.
@@ -46,7 +52,7 @@ struct Seen {
 }
 
 impl Guard {
-    pub(super) fn new(meter: Meter, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(meter: Meter, shared: Arc<Shared>, grpc: Option<Watch>) -> Self {
         Self {
             meter,
             shared,
@@ -55,6 +61,7 @@ impl Guard {
             service_failed: false,
             running: false,
             body: Seen::default(),
+            grpc,
         }
     }
 
@@ -88,6 +95,16 @@ impl Guard {
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         self.body.expected = expected_length(response.headers(), &response.body().size_hint());
         self.body.ended = response.body().is_end_stream();
+        if let Some(grpc) = &mut self.grpc {
+            grpc.answered(response);
+        }
+    }
+
+    /// The body gave a frame.
+    pub(super) fn saw(&mut self, frame: &Frame<Bytes>) {
+        if let Some(grpc) = &mut self.grpc {
+            grpc.saw(frame);
+        }
     }
 
     /// The body is asked for a frame.
@@ -125,12 +142,31 @@ impl Guard {
             CallOutcome::Refused
         } else if status.is_server_error() || self.body.failed {
             CallOutcome::Failed
-        } else if self.body.is_complete(status) {
-            CallOutcome::Served
-        } else {
+        } else if !self.body.is_complete(status) {
             CallOutcome::Aborted
+        } else if self.grpc.as_ref().is_some_and(Watch::failed) {
+            CallOutcome::Failed
+        } else {
+            CallOutcome::Served
         };
         (status.as_u16(), outcome, self.refused)
+    }
+
+    /// Notes that there is nothing more to learn of a gRPC call, where that is so.
+    fn conclude_grpc(&mut self) {
+        let Some(grpc) = &mut self.grpc else { return };
+        match self.status {
+            None if self.running => grpc.panicked(),
+            None => {}
+            Some(status) => {
+                if grpc.ends_with_trailers() {
+                    self.body.expected = None;
+                }
+                if !self.running && !self.body.failed && self.body.is_complete(status) {
+                    grpc.ended();
+                }
+            }
+        }
     }
 }
 
@@ -146,12 +182,14 @@ impl Seen {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        self.conclude_grpc();
         let (status, outcome, reason) = self.outcome();
         let now = self.shared.clock.now();
         let call = &self.meter.0;
         let latency = now.since(call.started.monotonic_micros());
         let identified = call.settle(Ending {
             status,
+            grpc_status: self.grpc.as_ref().and_then(Watch::code),
             outcome,
             refused: reason.filter(|_| outcome == CallOutcome::Refused),
             latency_micros: crate::clock::micros(latency),

@@ -18,6 +18,7 @@ use super::{
     meter::{Call, Meter},
 };
 use crate::{
+    grpc::Watch,
     head::RequestHead,
     route::{MatchedRoute, RouteOf},
 };
@@ -73,8 +74,9 @@ where
         call.trace_id = trace_id(request.headers());
         let meter = Meter(Arc::new(call));
         request.extensions_mut().insert(meter.clone());
+        let grpc = Watch::of(&request);
         // Before the hook and the call, so that one that panics is reported too.
-        let mut guard = Guard::new(meter.clone(), Arc::clone(&self.shared));
+        let mut guard = Guard::new(meter.clone(), Arc::clone(&self.shared), grpc);
         guard.enter();
         if let Some(route) = self.route_of.route_of(&RequestHead::from(&request)) {
             meter.set_route(route);
