@@ -69,9 +69,8 @@ fn peer(mut request: Request<Body>) -> Request<Body> {
 /// What a client is told without a key, and by three calls with it.
 async fn told(address: String, key: &str) -> Result<String, Box<dyn Error>> {
     let channel = Endpoint::new(address)?.connect().await?;
-    let health = HealthClient::new(channel.clone())
-        .check(HealthCheckRequest::default())
-        .await?;
+    let mut health = HealthClient::new(channel.clone());
+    let health = health.check(HealthCheckRequest::default()).await?;
     let mut told = vec![format!("{:?}", health.into_inner().status())];
     let mut client = Grpc::new(channel);
     for key in [None, Some(key), Some(key), Some(key)] {
@@ -99,7 +98,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .build()?;
     let new = NewKey::for_tenant("acme").plan("basic");
     let issued = gate.keys().issue(new).await?;
-
     let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     let address = format!("http://{}", listener.local_addr()?);
@@ -111,10 +109,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .add_routes(Routes::from(routes.route(SAY, post(serve_say))));
     let stop = async {
         println!("listening on {address}\nkey: {}", issued.key.expose());
-        match told(address, issued.key.expose()).await {
-            Ok(told) => println!("told: {told}"),
-            Err(error) => println!("failed: {error}"),
-        }
+        let told = told(address, issued.key.expose()).await;
+        println!("told: {}", told.unwrap_or_else(|error| error.to_string()));
         let _ = tokio::signal::ctrl_c().await;
     };
     let incoming = TcpIncoming::from(listener);

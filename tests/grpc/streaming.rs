@@ -9,7 +9,7 @@ use tollgate::{
     meter::CallOutcome,
     plan::Plan,
 };
-use tonic::{Code, Status, Streaming, client::Grpc, transport::Channel};
+use tonic::{Code, Status, Streaming, client::Grpc};
 use tonic_prost::ProstCodec;
 
 use super::{CHAT, Client, JOIN, PATIENCE, Text, next, stand, text};
