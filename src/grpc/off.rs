@@ -14,6 +14,8 @@ pub(crate) use self::kind::GrpcKind;
 pub(crate) enum Watch {}
 
 impl Watch {
+    pub(crate) const AFTER_PANIC: u8 = 13;
+
     pub(crate) const fn of<B>(_: &Request<B>) -> Option<Self> {
         None
     }
@@ -26,19 +28,11 @@ impl Watch {
         match *self {}
     }
 
-    pub(crate) const fn ended(&mut self) {
+    pub(crate) const fn code(&self, _: bool) -> Option<u8> {
         match *self {}
     }
 
-    pub(crate) const fn panicked(&mut self) {
-        match *self {}
-    }
-
-    pub(crate) const fn code(&self) -> Option<u8> {
-        match *self {}
-    }
-
-    pub(crate) const fn failed(&self) -> bool {
+    pub(crate) const fn failed(&self, _: bool) -> bool {
         match *self {}
     }
 

@@ -20,6 +20,9 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    /// What a caller is told after a panic of the service.
+    pub(crate) const AFTER_PANIC: u8 = GrpcCode::Internal.as_u8();
+
     /// For a gRPC call; `None` for any other.
     #[inline]
     pub(crate) fn of<B>(request: &Request<B>) -> Option<Self> {
@@ -59,25 +62,21 @@ impl Watch {
         }
     }
 
-    /// The answer is complete: a call that has not said how it ended, has ended as `UNKNOWN`, which is what
+    /// A call whose answer is complete and has not said how it ended, has ended as `UNKNOWN`, which is what
     /// clients must take it for (`statuscodes.md` of gRPC).
-    pub(crate) fn ended(&mut self) {
-        self.told.get_or_insert(GrpcCode::Unknown);
-    }
-
-    /// The service panicked before it answered, which the caller is told as `INTERNAL`.
-    pub(crate) const fn panicked(&mut self) {
-        self.told = Some(GrpcCode::Internal);
+    fn end(&self, is_complete: bool) -> Option<GrpcCode> {
+        self.told
+            .or_else(|| is_complete.then_some(GrpcCode::Unknown))
     }
 
     /// The number of the status that the caller is told.
-    pub(crate) fn code(&self) -> Option<u8> {
-        self.told.map(GrpcCode::as_u8)
+    pub(crate) fn code(&self, is_complete: bool) -> Option<u8> {
+        self.end(is_complete).map(GrpcCode::as_u8)
     }
 
-    /// Whether the call has said by itself that the service failed.
-    pub(crate) fn failed(&self) -> bool {
-        !self.by_http && self.told.is_some_and(GrpcCode::is_failure)
+    /// Whether the call says by itself that the service failed.
+    pub(crate) fn failed(&self, is_complete: bool) -> bool {
+        !self.by_http && self.end(is_complete).is_some_and(GrpcCode::is_failure)
     }
 
     /// Whether the answer is complete with its trailers only, whatever length its body has.
