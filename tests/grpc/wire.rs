@@ -10,18 +10,19 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tollgate::{
-    Tollgate,
+    LimitLayer, Tollgate,
     clock::ManualClock,
     error::{ErrorCode, Problem},
+    head::RequestHead,
     identity::NewKey,
-    limit::Quota,
+    limit::{MemoryLimits, Quota},
     meter::{CallOutcome, UsageEvent},
     plan::Plan,
     sink::MemorySink,
 };
 use tower::{Layer as _, service_fn};
 
-use super::{Client, Grpc, text};
+use super::{Client, Grpc};
 use crate::common::{Answer, Server, request, serve};
 
 type TestBody = UnsyncBoxBody<Bytes, Infallible>;
@@ -193,6 +194,32 @@ async fn a_call_that_ends_without_a_status_has_failed_as_unknown_and_is_given_ba
 }
 
 #[tokio::test]
+async fn a_limit_alone_gives_back_what_fails_by_its_trailers() {
+    for (path, left) in [
+        ("/a.B/Fine", "r=8"),
+        ("/a.B/NoTrailers", "r=9"),
+        ("/a.B/Empty", "r=9"),
+    ] {
+        let limits = LimitLayer::new(MemoryLimits::new(), [Quota::daily(10)]).expect("a rule");
+        let service = limits
+            .by(|_: &RequestHead<'_>| Some("everybody"))
+            .layer(service_fn(|request: Request<Incoming>| async move {
+                Ok::<_, Infallible>(answer(&request))
+            }));
+        let server = serve(service).await;
+        let call = async |path| {
+            let mut request = request("POST", path);
+            let grpc = HeaderValue::from_static("application/grpc");
+            request.headers_mut().insert(CONTENT_TYPE, grpc);
+            server.send_http2(request).await
+        };
+        call(path).await;
+        let next = call("/a.B/Fine").await;
+        assert!(next.header("ratelimit").contains(left), "{path}: {next:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_plain_error_becomes_an_answer_without_messages() {
     let raw = Raw::start().await;
     for (path, status, message) in [
@@ -247,7 +274,6 @@ async fn a_message_of_any_text_reaches_the_client() {
     };
     let status = client.say("hello").await.unwrap_err();
     assert_eq!(status.message(), "caf\u{e9}: 100%\nwrong");
-    let _ = text("");
 }
 
 #[tokio::test]
