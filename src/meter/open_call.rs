@@ -130,6 +130,7 @@ impl Drop for OpenCall {
             outcome,
             reason: self.meter.0.refused(),
             response_bytes: 0,
+            grpc_status: None,
         }
         .reach(&self.meter.0, &self.shared);
     }
