@@ -7,6 +7,7 @@ mod conformance;
 mod errors;
 mod gate;
 mod identity;
+mod jwt;
 mod limit;
 mod limit_layer;
 mod meter;

@@ -151,6 +151,7 @@ impl Inner {
         let end = claims.expires_at();
         if let Some(own) = grant.expires_at {
             validity.until = validity.until.min(own);
+            validity.check(now.wall())?;
         }
         grant.expires_at = Some(grant.expires_at.map_or(end, |own| own.min(end)));
         if !self.terms.serves(grant.environment) {
