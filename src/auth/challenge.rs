@@ -96,6 +96,14 @@ impl Challenge {
         Ok(challenge)
     }
 
+    /// Also tells a caller without a credential that an access token is one.
+    #[must_use]
+    pub fn or_access_tokens(mut self) -> Self {
+        let keys = self.how_to_send.trim_end_matches('.');
+        self.how_to_send = format!("{keys}, or an access token in its place.").into();
+        self
+    }
+
     fn add(&mut self, scheme: &str, realm: &str) -> Result<(), ConfigError> {
         if scheme.is_empty() || !scheme.bytes().all(is_token_byte) {
             return Err(ConfigError::new(

@@ -394,6 +394,10 @@ impl TollgateBuilder {
         let recorder = self.usage.recorder(&self.clock)?;
         let challenge = match self.challenge {
             Some(challenge) => challenge,
+            #[cfg(feature = "jwt")]
+            None if !self.jwt.is_empty() => {
+                Challenge::for_extractor("api", &self.extractor)?.or_access_tokens()
+            }
             None => Challenge::for_extractor("api", &self.extractor)?,
         };
 

@@ -1,11 +1,9 @@
 //! Tokens beside API keys, over real connections.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use axum::{Router, routing::get};
+use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tollgate::{
     Tollgate,
@@ -17,12 +15,11 @@ use tollgate::{
     id::{PlanName, TenantId},
     identity::{Identity, JwtAuthenticator, NewKey, RequireScope},
     limit::Rate,
-    meter::{Meter, UsageEvent},
+    meter::UsageEvent,
     plan::Plan,
     sink::MemorySink,
     tenant::{AccessState, MemoryTenantStore, TenantRecord},
 };
-use tower::{Layer as _, service_fn};
 
 use super::{
     signer::{P256, Signer},
@@ -36,6 +33,11 @@ struct Api {
     key: String,
     server: Server,
     usage: Arc<MemorySink>,
+}
+
+async fn hello(identity: Identity, headers: HeaderMap) -> String {
+    assert!(!headers.contains_key("authorization") && !headers.contains_key("x-api-key"));
+    format!("{} {:?}", identity.tenant().id(), identity.key())
 }
 
 async fn api() -> Api {
@@ -66,33 +68,9 @@ async fn api_with(keys: impl JwksSource, failures: FailureLimit) -> Api {
         .issue(NewKey::for_tenant("globex").scopes(["read"]))
         .await
         .unwrap();
-    let hello = service_fn(async |request: Request<Incoming>| {
-        let head = request.headers();
-        assert!(!head.contains_key("authorization") && !head.contains_key("x-api-key"));
-        let identity = request.extensions().get::<Identity>().unwrap();
-        assert!(request.extensions().get::<Meter>().is_some());
-        let told = format!("{} {:?}", identity.tenant().id(), identity.key());
-        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(told)))
-    });
-    let admin = RequireScope::new("admin write").layer(hello);
-    let routes = service_fn(move |request: Request<Incoming>| {
-        let admin = admin.clone();
-        async move {
-            use http_body_util::BodyExt as _;
-            use tower::ServiceExt as _;
-            let boxed = |response: Response<_>| response;
-            if request.uri().path() == "/admin" {
-                let response = admin.oneshot(request).await?;
-                Ok(response.map(|body| body.map_err(|error| match error {}).boxed()))
-            } else {
-                let response: Response<Full<Bytes>> = boxed(hello.oneshot(request).await?);
-                Ok::<_, Infallible>(
-                    response.map(|body| body.map_err(|error| match error {}).boxed()),
-                )
-            }
-        }
-    });
-    let server = serve(gate.layer().layer(routes)).await;
+    let admin = get(hello).route_layer(RequireScope::new("admin write"));
+    let routes = Router::new().route("/", get(hello)).route("/admin", admin);
+    let server = serve(routes.layer(gate.layer())).await;
     let key = issued.key.expose().to_owned();
     Api {
         clock,
@@ -200,6 +178,10 @@ async fn challenges_are_as_the_standards_have_them() {
     assert_eq!(
         challenges(&answer),
         ["ApiKey realm=\"api\"", "Bearer realm=\"api\""]
+    );
+    assert_eq!(
+        answer.json()["detail"],
+        "Send an API key as `x-api-key: <key>` or `Authorization: Bearer <key>`, or an access token in its place."
     );
     // Another scheme is nothing sent.
     let basic = api
