@@ -13,5 +13,6 @@ mod limit_layer;
 mod meter;
 mod plan;
 mod sink;
+mod streams;
 mod tenant;
 mod tenant_store;

@@ -89,6 +89,10 @@ pub use self::jwt::{
 };
 #[cfg(feature = "jwt")]
 use self::resolver::Terms;
+pub(crate) use self::{
+    access::tell as tell_access,
+    layer::{Caller, Verdict},
+};
 pub use self::{
     access::{AccessFuture, TenantAccess, TenantLayer},
     authenticate::{Attempt, Authenticate, IdentityLookup},
