@@ -8,5 +8,5 @@ mod mutation;
 mod refresh;
 mod refusals;
 mod settings;
-mod signer;
-mod stand;
+pub(crate) mod signer;
+pub(crate) mod stand;
