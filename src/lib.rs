@@ -61,6 +61,7 @@
 //! - `jwt`: access tokens of an identity provider beside API keys.
 //! - `reqwest`: an HTTP client; with `jwt`, a provider's keys from their address.
 //! - `conformance`: test suites for your own implementations of this crate's traits.
+//! - `grpc`: errors in gRPC's form, metering by `grpc-status`, and routes of gRPC methods.
 //! - `full`: all of them.
 
 #![forbid(unsafe_code)]
@@ -84,6 +85,12 @@ pub mod clock;
 pub mod conformance;
 pub mod error;
 pub mod gate;
+#[cfg(feature = "grpc")]
+#[cfg_attr(docsrs, doc(cfg(feature = "grpc")))]
+pub mod grpc;
+#[cfg(not(feature = "grpc"))]
+#[path = "grpc/off.rs"]
+mod grpc;
 pub mod guide;
 pub mod head;
 pub mod id;

@@ -6,6 +6,7 @@ mod common;
 mod conformance;
 mod errors;
 mod gate;
+mod grpc;
 mod identity;
 mod jwt;
 mod limit;
