@@ -49,8 +49,8 @@
 //! ```
 //!
 //! The [`guide`] explains the [architecture](guide::architecture), the [order of the
-//! layers](guide::layer_order), each [default](guide::defaults), each [error](guide::errors) and what each
-//! [failure](guide::failure) does.
+//! layers](guide::layer_order), each [default](guide::defaults), each [error](guide::errors), what each
+//! [failure](guide::failure) does, and [streams and long connections](guide::streaming).
 //!
 //! # Features
 //!

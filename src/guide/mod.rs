@@ -10,6 +10,7 @@
     feature = "jwt",
     doc = "- [`tokens`]: access tokens of an identity provider: what is checked, and what happens when it fails."
 )]
+//! - [`streaming`]: streams, clients that leave, connections that leave HTTP, and bodies that are counted.
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
@@ -33,3 +34,5 @@ pub mod layer_order {}
 #[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]
 #[doc = include_str!("tokens.md")]
 pub mod tokens {}
+#[doc = include_str!("streaming.md")]
+pub mod streaming {}
