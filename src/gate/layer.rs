@@ -21,6 +21,7 @@ use crate::{
     meter::{MeterBody, MeterLayer, Metered},
     request_id::{RequestIdLayer, RequestIdService, TrustInbound},
     route::RouteOf,
+    span::{SpanBody, SpanLayer, SpanService},
 };
 
 /// The layers of a [`Tollgate`](super::Tollgate).
@@ -28,6 +29,7 @@ use crate::{
 #[must_use]
 pub struct TollgateLayer {
     pub(super) request_id: RequestIdLayer<dyn TrustInbound>,
+    pub(super) span: SpanLayer<Arc<dyn RouteOf>>,
     pub(super) problems: ProblemLayer<dyn RenderError>,
     pub(super) meter: MeterLayer<Arc<dyn RouteOf>>,
     pub(super) auth: AuthLayer,
@@ -39,11 +41,12 @@ pub struct TollgateLayer {
 type Limited<S> = Limit<Limit<S, ByIdentity>, EveryCall>;
 type Identified<S> = Auth<TenantAccess<Limited<S>>>;
 type Reported<S> = CatchPanic<Metered<Identified<S>, Arc<dyn RouteOf>>>;
-type Stack<S> = RequestIdService<ProblemService<Reported<S>, dyn RenderError>, dyn TrustInbound>;
+type Finished<S> = ProblemService<Reported<S>, dyn RenderError>;
+type Stack<S> = RequestIdService<SpanService<Finished<S>, Arc<dyn RouteOf>>, dyn TrustInbound>;
 
 type LimitedBody<B> = LimitBody<LimitBody<B>>;
 type IdentifiedBody<B> = ResponseBody<ResponseBody<LimitedBody<B>>>;
-type StackBody<B> = ResponseBody<ResponseBody<MeterBody<IdentifiedBody<B>>>>;
+type StackBody<B> = SpanBody<ResponseBody<ResponseBody<MeterBody<IdentifiedBody<B>>>>>;
 
 impl<S> Layer<S> for TollgateLayer {
     type Service = GateService<S>;
@@ -53,7 +56,9 @@ impl<S> Layer<S> for TollgateLayer {
         let identified = self.auth.layer(self.tenant.layer(limited));
         let reported = catch_panic().layer(self.meter.layer(identified));
         GateService {
-            stack: self.request_id.layer(self.problems.layer(reported)),
+            stack: self
+                .request_id
+                .layer(self.span.layer(self.problems.layer(reported))),
         }
     }
 }

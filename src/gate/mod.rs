@@ -46,6 +46,8 @@ mod health;
 mod layer;
 mod tollgate;
 
+pub use crate::series::describe_metrics;
+
 pub use self::{
     builder::TollgateBuilder,
     health::Health,

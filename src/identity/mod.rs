@@ -73,9 +73,11 @@ mod identity;
 mod keys;
 mod layer;
 mod own_headers;
+mod preflight;
 mod public_path;
 mod resolver;
 mod service;
+mod span;
 mod tenants;
 
 #[cfg(feature = "axum")]

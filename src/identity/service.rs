@@ -11,7 +11,6 @@ use super::{
     AuthFuture,
     future::Waiting,
     layer::{Settings, Verdict},
-    own_headers,
 };
 use crate::{body::ResponseBody, head::RequestHead};
 
@@ -60,9 +59,7 @@ where
                 })
             }
             Verdict::Public(mark) => {
-                self.settings.veil(&mut request);
-                own_headers::strip(request.headers_mut());
-                request.extensions_mut().insert(mark);
+                self.settings.let_pass(&mut request, mark);
                 AuthFuture::called(self.inner.call(request))
             }
             Verdict::Refused(problem) => {

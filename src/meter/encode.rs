@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    cost::Spent,
     event::{UsageEvent, printable},
     meter::Call,
 };
@@ -58,6 +59,11 @@ impl Encoder {
             request_id: (!call.request_id.is_empty())
                 .then(|| Arc::from(&*printable(&String::from_utf8_lossy(&call.request_id)))),
             trace_id: (call.trace_id != 0).then(|| Arc::from(format!("{:032x}", call.trace_id))),
+            cost: Spent::cost(
+                call,
+                call.site.as_ref().and_then(|site| site.rates.as_deref()),
+                ending.response_bytes,
+            ),
             country: None,
         })
     }

@@ -7,10 +7,14 @@ use http_body::SizeHint;
 
 use super::{
     event::CallOutcome,
+    head_fields::at_head,
     layer::Shared,
     meter::{Ending, Meter},
 };
-use crate::error::{ErrorCode, Problem};
+use crate::{
+    error::{ErrorCode, Problem},
+    route::UNMATCHED,
+};
 
 /// Status of a call whose client left before the answer: not registered, but what proxies have long logged.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -74,7 +78,8 @@ impl Guard {
     }
 
     /// The service answered.
-    pub(super) fn answered<B: http_body::Body>(&mut self, response: &http::Response<B>) {
+    pub(super) fn answered<B: http_body::Body>(&mut self, response: &mut http::Response<B>) {
+        at_head(&self.shared, &self.meter, response.headers_mut());
         let status = response.status();
         self.status = Some(status);
         self.refused = response
@@ -150,6 +155,13 @@ impl Drop for Guard {
         let now = self.shared.clock.now();
         let call = &self.meter.0;
         let latency = now.since(call.started.monotonic_micros());
+        if self.status.is_none() && self.shared.site.measures_handler() {
+            self.meter.cost().add_compute(latency);
+        }
+        let route = call.route.get().map_or(UNMATCHED, |route| route.as_str());
+        self.shared
+            .stats
+            .ended(route, status, outcome, reason, latency);
         let identified = call.settle(Ending {
             status,
             outcome,

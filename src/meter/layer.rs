@@ -2,7 +2,10 @@ use std::{fmt, sync::Arc};
 
 use tower_layer::Layer;
 
-use super::{meter::Site, recorder::Recorder, service::Metered};
+use super::{
+    head_fields::HeadFields, meter::Site, rates::CostRates, recorder::Recorder, service::Metered,
+    stats::CallStats,
+};
 use crate::{
     clock::Clock,
     route::{MatchedRoute, RouteOf},
@@ -21,17 +24,20 @@ pub struct MeterLayer<R = MatchedRoute> {
 }
 
 /// What the services and calls of one layer share.
+#[derive(Clone)]
 pub(super) struct Shared {
     pub(super) recorder: Recorder,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) fields: HeadFields,
     pub(super) site: Arc<Site>,
+    pub(super) stats: Arc<CallStats>,
 }
 
 impl MeterLayer {
     /// Reports to `recorder`, as the API `default`, with the route that [`MatchedRoute`] finds.
     pub fn new(recorder: Recorder) -> Self {
         Self {
-            shared: Arc::new(Shared::new(recorder, "default")),
+            shared: Arc::new(Shared::new(recorder)),
             route_of: MatchedRoute,
         }
     }
@@ -39,8 +45,42 @@ impl MeterLayer {
 
 impl<R> MeterLayer<R> {
     /// Names the API in the events, where one recorder serves several. `default` unless set.
-    pub fn api(mut self, name: impl AsRef<str>) -> Self {
-        self.shared = Arc::new(Shared::new(self.shared.recorder.clone(), name.as_ref()));
+    pub fn api(self, name: impl AsRef<str>) -> Self {
+        let api = Arc::from(&*super::printable(name.as_ref()));
+        self.site(|site| site.api = api)
+    }
+
+    /// What resources cost whoever runs the service: each event then says what its call cost, see
+    /// [`UsageEvent::cost`](super::UsageEvent::cost). Nothing is priced unless set.
+    pub fn cost_rates(self, rates: CostRates) -> Self {
+        self.site(|site| site.rates = Some(Arc::new(rates)))
+    }
+
+    /// Whether an answer carries `X-Request-Latency`: whole milliseconds from the call's arrival at this layer to
+    /// the head of its answer, rounded down; off unless set.
+    ///
+    /// Milliseconds, as proxies tell them: a finer figure would help those who learn secrets from times.
+    pub fn latency_header(mut self, on: bool) -> Self {
+        self.shared_mut().fields.latency = on;
+        self
+    }
+
+    /// Whether the answer to a known caller carries `X-Compute-Cost`: what the call cost until the head of its
+    /// answer, in whole billionths (10^-9) of the currency's unit, see [`cost_rates`](Self::cost_rates). Off unless
+    /// set, as it tells callers what they cost you.
+    ///
+    /// The bytes of the answer, and whatever a stream adds later, are in the usage event alone.
+    pub fn cost_header(mut self, on: bool) -> Self {
+        self.shared_mut().fields.cost = on;
+        self
+    }
+
+    fn shared_mut(&mut self) -> &mut Shared {
+        Arc::make_mut(&mut self.shared)
+    }
+
+    fn site(mut self, change: impl FnOnce(&mut Site)) -> Self {
+        change(Arc::make_mut(&mut self.shared_mut().site));
         self
     }
 
@@ -66,14 +106,18 @@ impl<R> MeterLayer<R> {
 }
 
 impl Shared {
-    fn new(recorder: Recorder, api: &str) -> Self {
+    fn new(recorder: Recorder) -> Self {
         let site = Site {
-            api: Arc::from(&*super::printable(api)),
+            api: Arc::from("default"),
+            clock: Arc::clone(recorder.clock()),
+            rates: None,
             tally: Arc::clone(recorder.tally()),
         };
         Self {
             clock: Arc::clone(recorder.clock()),
+            fields: HeadFields::default(),
             site: Arc::new(site),
+            stats: Arc::new(CallStats::new()),
             recorder,
         }
     }

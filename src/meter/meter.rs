@@ -10,10 +10,17 @@ use http::Method;
 use smallvec::SmallVec;
 
 use super::{
+    cost::Spent,
     counters::Tally,
     event::{CallOutcome, EventId},
+    rates::CostRates,
 };
-use crate::{clock::Now, error::ErrorCode, identity::Identity, route::RouteTemplate};
+use crate::{
+    clock::{Clock, Now},
+    error::ErrorCode,
+    identity::Identity,
+    route::RouteTemplate,
+};
 
 /// The most quantities that one call may name; further names are ignored, counted and logged once.
 pub const MAX_QUANTITIES: usize = 16;
@@ -43,6 +50,7 @@ pub(crate) struct Call {
     pub(super) route: OnceLock<RouteTemplate>,
     identity: OnceLock<Identity>,
     quantities: Mutex<Quantities>,
+    pub(super) spent: Spent,
     state: AtomicU8,
     refused: OnceLock<ErrorCode>,
     ending: OnceLock<Ending>,
@@ -51,10 +59,20 @@ pub(crate) struct Call {
 pub(super) type Quantities = SmallVec<[(Arc<str>, u64); 2]>;
 
 /// What all calls of one layer share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Site {
     pub(super) api: Arc<str>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) rates: Option<Arc<CostRates>>,
     pub(super) tally: Arc<Tally>,
+}
+
+impl Site {
+    pub(super) fn measures_handler(&self) -> bool {
+        self.rates
+            .as_ref()
+            .is_some_and(|rates| rates.measures_handler())
+    }
 }
 
 /// How a call ended; set once, when it is settled.
@@ -85,6 +103,7 @@ impl Call {
             route: OnceLock::new(),
             identity: OnceLock::new(),
             quantities: Mutex::new(Quantities::new()),
+            spent: Spent::default(),
             state: AtomicU8::new(0),
             refused: OnceLock::new(),
             ending: OnceLock::new(),
@@ -97,6 +116,10 @@ impl Call {
 
     pub(super) fn identity(&self) -> Option<&Identity> {
         self.identity.get()
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.has(SETTLED)
     }
 
     pub(super) fn is_overage(&self) -> bool {
@@ -224,8 +247,12 @@ impl Meter {
     /// For services that route by themselves. Never a path as it was called: ids in it would make as many
     /// routes.
     pub fn set_route(&self, route: impl Into<RouteTemplate>) {
-        if !self.0.has(SETTLED) {
-            let _ = self.0.route.set(route.into());
+        let call = &*self.0;
+        if !call.has(SETTLED)
+            && call.route.set(route.into()).is_ok()
+            && let Some(route) = call.route.get()
+        {
+            crate::span::tell_route(&call.method, route);
         }
     }
 

@@ -76,6 +76,7 @@
 
 mod body;
 mod config;
+mod cost;
 mod counters;
 mod encode;
 mod event;
@@ -85,25 +86,31 @@ mod extract;
 mod flush;
 mod future;
 mod guard;
+mod head_fields;
 mod layer;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
 )]
 mod meter;
+mod rates;
 mod recorder;
 mod service;
+mod stats;
 
-use self::event::{forges_a_line, printable};
+use self::event::forges_a_line;
+pub(crate) use self::event::printable;
 pub use self::{
     body::MeterBody,
     config::RecorderBuilder,
+    cost::{ComputeTimer, CostScope},
     counters::Counters,
     event::{CallOutcome, EventId, UsageEvent},
     flush::DeadLetter,
     future::ResponseFuture,
     layer::MeterLayer,
     meter::{MAX_QUANTITIES, MAX_QUANTITY_NAME_BYTES, Meter},
+    rates::{CallCost, CostRates},
     recorder::{FlushReport, Recorder},
     service::Metered,
 };

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     head::RequestHead,
     route::{MatchedRoute, RouteOf},
+    span::TraceContext,
 };
 
 /// A service whose calls are metered; made by [`MeterLayer`](super::MeterLayer).
@@ -70,7 +71,8 @@ where
         call.method = bounded(request.method());
         call.request_bytes = content_length(request.headers()).unwrap_or(0);
         call.request_id = request_id(request.headers());
-        call.trace_id = trace_id(request.headers());
+        call.trace_id =
+            TraceContext::from_headers(request.headers()).map_or(0, |context| context.trace_id);
         let meter = Meter(Arc::new(call));
         request.extensions_mut().insert(meter.clone());
         // Before the hook and the call, so that one that panics is reported too.
@@ -94,7 +96,6 @@ impl<S, R> fmt::Debug for Metered<S, R> {
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The longest request id that an event keeps, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -106,30 +107,6 @@ fn request_id(headers: &HeaderMap) -> SmallVec<[u8; 36]> {
         .map_or_else(SmallVec::new, |value| {
             SmallVec::from_slice(value.as_bytes())
         })
-}
-
-/// The trace id of a `traceparent` header field (W3C Trace Context, section 3.2.2); 0 when there is none. The
-/// standard calls a trace id of zeros invalid.
-fn trace_id(headers: &HeaderMap) -> u128 {
-    headers.get(TRACEPARENT).map_or(0, |value| {
-        let Some((version, rest)) = value.as_bytes().split_at_checked(3) else {
-            return 0;
-        };
-        let Some((digits, rest)) = rest.split_at_checked(32) else {
-            return 0;
-        };
-        let is_hex = |digit: &u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(digit);
-        if version == b"ff-" || !version.ends_with(b"-") || !rest.starts_with(b"-") {
-            return 0;
-        }
-        if !digits.iter().all(is_hex) || !version.iter().take(2).all(is_hex) {
-            return 0;
-        }
-        std::str::from_utf8(digits)
-            .ok()
-            .and_then(|digits| u128::from_str_radix(digits, 16).ok())
-            .unwrap_or(0)
-    })
 }
 
 /// The longest method kept, in bytes; the longest registered one (UPDATEREDIRECTREF) is this long.
@@ -146,33 +123,7 @@ fn bounded(method: &Method) -> Method {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
-
-    fn trace(value: &'static str) -> u128 {
-        let mut headers = HeaderMap::new();
-        headers.insert(TRACEPARENT, HeaderValue::from_static(value));
-        trace_id(&headers)
-    }
-
-    #[test]
-    fn reads_the_trace_id_of_the_standard_form_only() {
-        let id = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
-        let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(trace(valid), id);
-        for invalid in [
-            "",
-            "00-",
-            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "zz-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        ] {
-            assert_eq!(trace(invalid), 0, "{invalid}");
-        }
-    }
 
     #[test]
     fn a_made_up_method_cannot_fill_the_memory() {
