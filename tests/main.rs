@@ -2,6 +2,7 @@
 
 mod abuse;
 mod auth;
+mod cloud_events;
 mod common;
 mod conformance;
 mod errors;
@@ -11,6 +12,9 @@ mod limit;
 mod limit_layer;
 mod meter;
 mod plan;
+mod preflight;
+mod series;
 mod sink;
+mod span;
 mod tenant;
 mod tenant_store;

@@ -35,6 +35,9 @@ impl Encoder {
         static DEFAULT_API: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("default"));
         let identity = call.identity()?;
         let ending = call.ending()?;
+        let rates = call.site.as_ref().and_then(|site| site.rates.as_deref());
+        // Not below: the lock that the quantities take there is held to the end of the event.
+        let cost = Spent::cost(call, rates, ending.response_bytes);
         Some(UsageEvent {
             schema: UsageEvent::SCHEMA,
             id: call.id,
@@ -59,11 +62,7 @@ impl Encoder {
             request_id: (!call.request_id.is_empty())
                 .then(|| Arc::from(&*printable(&String::from_utf8_lossy(&call.request_id)))),
             trace_id: (call.trace_id != 0).then(|| Arc::from(format!("{:032x}", call.trace_id))),
-            cost: Spent::cost(
-                call,
-                call.site.as_ref().and_then(|site| site.rates.as_deref()),
-                ending.response_bytes,
-            ),
+            cost,
             country: None,
         })
     }
