@@ -2,7 +2,7 @@ use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use http::StatusCode;
 
-use super::{Tollgate, TollgateLayer, tollgate::Shared};
+use super::{Tollgate, TollgateLayer, steps::Steps, tollgate::Shared};
 use crate::{
     auth::{
         AuthEventSink, Challenge, ClientAddr, Extractor, FailureLimit, KeyFormat, KeyHasher,
@@ -20,7 +20,7 @@ use crate::{
         ByIdentity, CostOf, HeaderStyle, LimitKey, LimitLayer, LimitStore, MemoryLimits, Rule,
         ThresholdSink,
     },
-    meter::{CostRates, MeterLayer, Recorder},
+    meter::{AbortPolicy, CostRates, MeterLayer, Recorder},
     plan::{Plan, PlanCatalog, check_scopes},
     request_id::{RequestIdLayer, TrustInbound},
     route::{MatchedRoute, RouteOf},
@@ -34,6 +34,7 @@ use crate::{
 /// [`guide::defaults`](crate::guide::defaults).
 #[must_use]
 pub struct TollgateBuilder {
+    abort_policy: AbortPolicy,
     api: Option<Arc<str>>,
     auth: Vec<Change<AuthLayer>>,
     cache: CacheSettings,
@@ -84,6 +85,7 @@ enum Usage {
 impl TollgateBuilder {
     pub(super) fn new() -> Self {
         Self {
+            abort_policy: AbortPolicy::default(),
             api: None,
             auth: Vec::new(),
             cache: CacheSettings::new(),
@@ -164,6 +166,13 @@ impl TollgateBuilder {
     /// Where usage goes; the log, at target `tollgate::usage`, unless set.
     pub fn usage(mut self, sink: impl UsageSink) -> Self {
         self.usage = Usage::Sink(Arc::new(sink));
+        self
+    }
+
+    /// What a call pays whose client leaves before the end; what was delivered unless set.
+    /// [`Meter::set_abort_policy`](crate::meter::Meter::set_abort_policy) changes it for one call.
+    pub const fn abort_policy(mut self, policy: AbortPolicy) -> Self {
+        self.abort_policy = policy;
         self
     }
 
@@ -481,7 +490,9 @@ impl TollgateBuilder {
             .clock(Arc::clone(&self.clock))
             .challenge(challenge);
         let span_route = Arc::clone(&self.route_of);
-        let mut meter = MeterLayer::new(recorder.clone()).route_of(Arc::clone(&self.route_of));
+        let mut meter = MeterLayer::new(recorder.clone())
+            .abort_policy(self.abort_policy)
+            .route_of(Arc::clone(&self.route_of));
         if let Some(api) = self.api {
             meter = meter.api(&api);
             tenant = tenant.api(api);
@@ -500,7 +511,7 @@ impl TollgateBuilder {
                 .preflights(self.preflight_limit)
                 .map_err(|error| error.under("preflight_limit"))?;
         }
-        let layer = TollgateLayer {
+        let steps = Steps {
             request_id: self.request_id,
             problems: self.problems,
             meter: applied(self.meter, meter),
@@ -512,7 +523,7 @@ impl TollgateBuilder {
         };
         recorder.start();
         let shared = Shared {
-            layer,
+            layer: TollgateLayer::new(steps),
             keys,
             tenants,
             plans,

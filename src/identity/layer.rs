@@ -59,11 +59,11 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct AuthLayer {
-    settings: Arc<Settings>,
+    pub(crate) settings: Arc<Settings>,
 }
 
 #[derive(Clone)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     accepted: Counter,
     authenticators: SmallVec<[Arc<dyn Authenticate>; 1]>,
     challenge: Challenge,
@@ -209,7 +209,7 @@ impl<S> Layer<S> for AuthLayer {
 }
 
 /// What happens to a request, as far as it can be told at once.
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Passes as this caller.
     Known(Identity, Option<CredentialSource>),
     /// A trip tells.
@@ -221,15 +221,21 @@ pub(super) enum Verdict {
 }
 
 /// What must be known of a request when its trip has ended.
-pub(super) struct Caller {
+pub(crate) struct Caller {
     address: Option<IpAddr>,
     now: Now,
     shown: Option<ShownKey>,
-    pub(super) source: Option<CredentialSource>,
+    pub(crate) source: Option<CredentialSource>,
 }
 
 impl Settings {
-    pub(super) fn judge(&self, head: &RequestHead<'_>) -> Verdict {
+    /// When the call came in, where no meter tells.
+    pub(super) fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    /// The step before the call: finds out who calls.
+    pub(crate) fn judge(&self, head: &RequestHead<'_>, now: Now) -> Verdict {
         if self.public.contains(head.uri().path()) {
             return Verdict::Public(PublicPath::Path);
         }
@@ -243,10 +249,7 @@ impl Settings {
         }
         let mut caller = Caller {
             address: self.client_addr.client_addr(head),
-            now: head
-                .extensions()
-                .get::<Meter>()
-                .map_or_else(|| self.clock.now(), Meter::started),
+            now,
             shown: None,
             source: None,
         };
@@ -290,7 +293,7 @@ impl Settings {
     }
 
     /// Compares the address with the credential's allow list; counts and reports a refusal.
-    pub(super) fn conclude(
+    pub(crate) fn conclude(
         &self,
         result: Result<Identity, AuthRefusal>,
         caller: &Caller,
@@ -342,29 +345,8 @@ impl Settings {
         Box::new(self.challenge.problem(refusal))
     }
 
-    /// Makes the request one of a known caller.
-    pub(super) fn admit<B>(
-        &self,
-        request: &mut Request<B>,
-        identity: Identity,
-        source: Option<CredentialSource>,
-    ) {
-        if let Some(source) = source {
-            self.hide(request, &source);
-        }
-        own_headers::strip(request.headers_mut());
-        if self.forward_headers {
-            own_headers::forward(request.headers_mut(), &identity);
-        }
-        if let Some(meter) = request.extensions().get::<Meter>() {
-            meter.identify(&identity);
-        }
-        tell_span(&identity);
-        request.extensions_mut().insert(identity);
-    }
-
     /// Makes the request one that passes without an identity.
-    pub(super) fn let_pass<B>(&self, request: &mut Request<B>, mark: PublicPath) {
+    pub(crate) fn admit_public<B>(&self, request: &mut Request<B>, mark: PublicPath) {
         self.veil(request);
         own_headers::strip(request.headers_mut());
         if mark == PublicPath::Preflight {
@@ -372,6 +354,27 @@ impl Settings {
             request.extensions_mut().remove::<Identity>();
         }
         request.extensions_mut().insert(mark);
+    }
+
+    /// Makes the request one of a known caller, but for its extension.
+    pub(crate) fn admit<B>(
+        &self,
+        request: &mut Request<B>,
+        identity: &Identity,
+        source: Option<CredentialSource>,
+        meter: Option<&Meter>,
+    ) {
+        if let Some(source) = source {
+            self.hide(request, &source);
+        }
+        own_headers::strip(request.headers_mut());
+        if self.forward_headers {
+            own_headers::forward(request.headers_mut(), identity);
+        }
+        if let Some(meter) = meter {
+            meter.identify(identity);
+        }
+        tell_span(identity);
     }
 
     /// Removes the credential, or at least keeps it out of everybody's `Debug`.

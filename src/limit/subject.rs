@@ -73,18 +73,25 @@ impl EveryCall {
         self.preflights = Arc::new(LimitSet::new(owner, rules));
         self
     }
+
+    /// The rules of a call that passes publicly, or of one whose caller is known.
+    pub(crate) fn set(&self, public: Option<PublicPath>) -> Option<&Arc<LimitSet>> {
+        match public {
+            // A health check must not be refused because others call too much.
+            Some(PublicPath::Path) => None,
+            Some(PublicPath::Preflight) => Some(&self.preflights),
+            Some(PublicPath::Anonymous) | None => Some(&self.calls),
+        }
+    }
 }
 
 impl sealed::Sealed for EveryCall {}
 
 impl FindSubject for EveryCall {
     fn subject(&self, head: &RequestHead<'_>) -> Subject {
-        match head.extensions().get::<PublicPath>() {
-            // A health check must not be refused because others call too much.
-            Some(PublicPath::Path) => Subject::NotLimited,
-            Some(PublicPath::Preflight) => Subject::Limited(Arc::clone(&self.preflights)),
-            _ => Subject::Limited(Arc::clone(&self.calls)),
-        }
+        let public = head.extensions().get::<PublicPath>().copied();
+        self.set(public)
+            .map_or(Subject::NotLimited, |set| Subject::Limited(Arc::clone(set)))
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    abort::Billed,
     meter::{Call, Meter},
     rates::{CallCost, CostRates, Work},
 };
@@ -42,48 +43,77 @@ use crate::clock::Clock;
 #[derive(Clone)]
 pub struct CostScope(Meter);
 
-/// What was said of a call's cost. Written under the lock of its quantities, so that whoever finds the call not
-/// settled is heard.
+/// What was said of a call's cost, and what of it a report has told. Written under the lock of its quantities, so
+/// that whoever finds the call not settled is heard.
 #[derive(Default)]
 pub(super) struct Spent {
     compute_nanoseconds: AtomicU64,
     upstream_nanos: AtomicU64,
+    told_compute_nanoseconds: AtomicU64,
+    told_upstream_nanos: AtomicU64,
+}
+
+/// What no report has told yet.
+struct Untold {
+    compute_micros: u64,
+    upstream_nanos: u64,
+}
+
+const NANOSECONDS_PER_MICRO: u64 = 1_000;
+
+fn read(sum: &AtomicU64) -> u64 {
+    sum.load(Ordering::Relaxed)
 }
 
 fn add(sum: &AtomicU64, n: u64) {
     // Under a lock: nobody else writes between the two.
-    let before = sum.load(Ordering::Relaxed);
-    sum.store(before.saturating_add(n), Ordering::Relaxed);
+    sum.store(read(sum).saturating_add(n), Ordering::Relaxed);
 }
 
 impl Spent {
-    pub(super) fn compute_micros(&self) -> u64 {
-        self.compute_nanoseconds.load(Ordering::Relaxed) / 1_000
-    }
-
-    pub(super) fn upstream_nanos(&self) -> u64 {
-        self.upstream_nanos.load(Ordering::Relaxed)
-    }
-
-    /// The cost of the call so far, with so many bytes sent; `None` where there is nothing to say.
-    pub(super) fn cost(
-        call: &Call,
-        rates: Option<&CostRates>,
-        response_bytes: u64,
-    ) -> Option<CallCost> {
-        let quantities = call.quantities();
-        let work = Work {
-            compute_micros: call.spent.compute_micros(),
-            upstream_nanos: call.spent.upstream_nanos(),
-            request_bytes: call.request_bytes,
-            response_bytes,
-            quantities: quantities.iter().map(|(name, n)| (&**name, *n)),
-        };
-        match rates {
-            Some(rates) => Some(rates.priced(work)),
-            None if work.compute_micros == 0 && work.upstream_nanos == 0 => None,
-            None => Some(CostRates::new().priced(work)),
+    fn untold(&self) -> Untold {
+        let compute =
+            read(&self.compute_nanoseconds).saturating_sub(read(&self.told_compute_nanoseconds));
+        Untold {
+            compute_micros: compute / NANOSECONDS_PER_MICRO,
+            upstream_nanos: read(&self.upstream_nanos)
+                .saturating_sub(read(&self.told_upstream_nanos)),
         }
+    }
+
+    /// Takes what was not told before, for a report of a call that goes on. Under the lock of its quantities.
+    pub(super) fn report(&self) -> Self {
+        let untold = self.untold();
+        let part = Self::default();
+        let compute = untold.compute_micros.saturating_mul(NANOSECONDS_PER_MICRO);
+        add(&part.compute_nanoseconds, compute);
+        add(&part.upstream_nanos, untold.upstream_nanos);
+        add(&self.told_compute_nanoseconds, compute);
+        add(&self.told_upstream_nanos, untold.upstream_nanos);
+        part
+    }
+
+    /// The cost of what no report has told yet, with so many bytes; `None` where there is nothing to say. All that
+    /// was added costs, billed or not: the work was done.
+    pub(super) fn cost(call: &Call, request_bytes: u64, response_bytes: u64) -> Option<CallCost> {
+        let rates = call.site.as_ref().and_then(|site| site.rates.as_deref());
+        let quantities = call.quantities();
+        let untold = call.spent.untold();
+        if rates.is_none() && untold.compute_micros == 0 && untold.upstream_nanos == 0 {
+            return None;
+        }
+        let work = Work {
+            n_calls: u64::from(call.part_of == 0),
+            compute_micros: untold.compute_micros,
+            upstream_nanos: untold.upstream_nanos,
+            request_bytes,
+            response_bytes,
+            quantities: quantities.unreported(Billed::All),
+        };
+        Some(match rates {
+            Some(rates) => rates.priced(work),
+            None => CostRates::new().priced(work),
+        })
     }
 }
 

@@ -6,8 +6,9 @@ use std::{
 };
 
 use super::{
+    abort::Billed,
     cost::Spent,
-    event::{UsageEvent, printable},
+    event::{EventId, UsageEvent, printable},
     meter::Call,
 };
 use crate::route::UNMATCHED;
@@ -35,12 +36,15 @@ impl Encoder {
         static DEFAULT_API: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("default"));
         let identity = call.identity()?;
         let ending = call.ending()?;
-        let rates = call.site.as_ref().and_then(|site| site.rates.as_deref());
+        let told = call.reported();
+        let request_bytes = call.request_bytes().saturating_sub(told.received);
+        let response_bytes = ending.response_bytes.saturating_sub(told.sent);
         // Not below: the lock that the quantities take there is held to the end of the event.
-        let cost = Spent::cost(call, rates, ending.response_bytes);
+        let cost = Spent::cost(call, request_bytes, response_bytes);
         Some(UsageEvent {
             schema: UsageEvent::SCHEMA,
             id: call.id,
+            part_of: EventId::from_u128(call.part_of),
             source: Arc::clone(&self.source),
             time: call.started.wall(),
             tenant: identity.tenant().id().clone(),
@@ -51,12 +55,14 @@ impl Encoder {
             route: self.shared(call.route.get().map_or(UNMATCHED, |route| route.as_str())),
             method: self.shared(call.method.as_str()),
             status: ending.status,
+            grpc_status: ending.grpc_status,
             outcome: ending.outcome,
             refused: ending.refused.map(|code| self.shared(code.as_str())),
             latency_micros: ending.latency_micros,
-            request_bytes: call.request_bytes,
-            response_bytes: ending.response_bytes,
-            quantities: call.quantities().iter().cloned().collect(),
+            request_bytes,
+            response_bytes,
+            quantities: call.quantities().unreported(call.billed()).collect(),
+            waived: call.billed() == Billed::Nothing,
             overage: call.is_overage(),
             deprecated: call.is_deprecated(),
             request_id: (!call.request_id.is_empty())

@@ -19,7 +19,6 @@ pub(super) struct HeadFields {
 /// The head of the answer is there: measures and tells what was asked for. Both fields are header fields and never
 /// trailers: what is used later stands in the usage event alone.
 pub(super) fn at_head(shared: &Shared, meter: &Meter, fields: &mut HeaderMap) {
-    let rates = shared.site.rates.as_deref();
     let measures = shared.site.measures_handler();
     if !measures && !shared.fields.latency && !shared.fields.cost {
         return;
@@ -35,7 +34,15 @@ pub(super) fn at_head(shared: &Shared, meter: &Meter, fields: &mut HeaderMap) {
     }
     // Who is not known used nothing that anybody would account for.
     if shared.fields.cost && call.identity().is_some() {
-        let total = Spent::cost(call, rates, 0).map_or(0, |cost| cost.total_nanos);
+        let total = Spent::cost(call, call.request_bytes(), 0).map_or(0, |cost| cost.total_nanos);
         fields.insert(X_COMPUTE_COST, HeaderValue::from(total));
+    }
+}
+
+/// The call ends without an answer: what its handler took until then counts all the same.
+pub(super) fn without_head(shared: &Shared, meter: &Meter) {
+    if shared.site.measures_handler() {
+        let started = meter.0.started.monotonic_micros();
+        meter.cost().add_compute(shared.clock.now().since(started));
     }
 }

@@ -3,8 +3,8 @@ use std::{fmt, sync::Arc};
 use tower_layer::Layer;
 
 use super::{
-    head_fields::HeadFields, meter::Site, rates::CostRates, recorder::Recorder, service::Metered,
-    stats::CallStats,
+    abort::AbortPolicy, head_fields::HeadFields, meter::Site, rates::CostRates, recorder::Recorder,
+    service::Metered, stats::CallStats,
 };
 use crate::{
     clock::Clock,
@@ -19,13 +19,13 @@ use crate::{
 #[derive(Clone)]
 #[must_use]
 pub struct MeterLayer<R = MatchedRoute> {
-    shared: Arc<Shared>,
-    route_of: R,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) route_of: R,
 }
 
 /// What the services and calls of one layer share.
 #[derive(Clone)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     pub(super) recorder: Recorder,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) fields: HeadFields,
@@ -46,14 +46,28 @@ impl MeterLayer {
 impl<R> MeterLayer<R> {
     /// Names the API in the events, where one recorder serves several. `default` unless set.
     pub fn api(self, name: impl AsRef<str>) -> Self {
-        let api = Arc::from(&*super::printable(name.as_ref()));
-        self.site(|site| site.api = api)
+        self.with(|site| site.api = Arc::from(&*super::printable(name.as_ref())))
+    }
+
+    /// What a call pays whose client leaves before the end; [`AbortPolicy::Delivered`] unless set.
+    /// [`Meter::set_abort_policy`](super::Meter::set_abort_policy) changes it for one call.
+    pub fn abort_policy(self, policy: AbortPolicy) -> Self {
+        self.with(|site| site.on_abort = policy)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Site)) -> Self {
+        change(Arc::make_mut(&mut self.shared_mut().site));
+        self
+    }
+
+    fn shared_mut(&mut self) -> &mut Shared {
+        Arc::make_mut(&mut self.shared)
     }
 
     /// What resources cost whoever runs the service: each event then says what its call cost, see
     /// [`UsageEvent::cost`](super::UsageEvent::cost). Nothing is priced unless set.
     pub fn cost_rates(self, rates: CostRates) -> Self {
-        self.site(|site| site.rates = Some(Arc::new(rates)))
+        self.with(|site| site.rates = Some(Arc::new(rates)))
     }
 
     /// Whether an answer carries `X-Request-Latency`: whole milliseconds from the call's arrival at this layer to
@@ -72,15 +86,6 @@ impl<R> MeterLayer<R> {
     /// The bytes of the answer, and whatever a stream adds later, are in the usage event alone.
     pub fn cost_header(mut self, on: bool) -> Self {
         self.shared_mut().fields.cost = on;
-        self
-    }
-
-    fn shared_mut(&mut self) -> &mut Shared {
-        Arc::make_mut(&mut self.shared)
-    }
-
-    fn site(mut self, change: impl FnOnce(&mut Site)) -> Self {
-        change(Arc::make_mut(&mut self.shared_mut().site));
         self
     }
 
@@ -109,9 +114,11 @@ impl Shared {
     fn new(recorder: Recorder) -> Self {
         let site = Site {
             api: Arc::from("default"),
-            clock: Arc::clone(recorder.clock()),
-            rates: None,
             tally: Arc::clone(recorder.tally()),
+            clock: Arc::clone(recorder.clock()),
+            on_abort: AbortPolicy::default(),
+            rates: None,
+            watchlist: recorder.watchlist().cloned(),
         };
         Self {
             clock: Arc::clone(recorder.clock()),

@@ -74,6 +74,7 @@
 //! # }
 //! ```
 
+mod abort;
 mod body;
 mod config;
 mod cost;
@@ -87,20 +88,26 @@ mod flush;
 mod future;
 mod guard;
 mod head_fields;
+mod hold;
 mod layer;
+mod measure;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
 )]
 mod meter;
+mod quantities;
 mod rates;
 mod recorder;
+mod report;
+mod request_body;
 mod service;
 mod stats;
+mod step;
 
 use self::event::forges_a_line;
-pub(crate) use self::event::printable;
 pub use self::{
+    abort::AbortPolicy,
     body::MeterBody,
     config::RecorderBuilder,
     cost::{ComputeTimer, CostScope},
@@ -108,9 +115,15 @@ pub use self::{
     event::{CallOutcome, EventId, UsageEvent},
     flush::DeadLetter,
     future::ResponseFuture,
+    hold::MeterHold,
     layer::MeterLayer,
+    measure::{
+        Measure, MeasureBody, MeasureFuture, MeasureLayer, Measured, TokenUsage, TokenUsageReader,
+    },
     meter::{MAX_QUANTITIES, MAX_QUANTITY_NAME_BYTES, Meter},
     rates::{CallCost, CostRates},
     recorder::{FlushReport, Recorder},
+    request_body::{CountRequestBodyLayer, CountedRequestBody, CountingRequests},
     service::Metered,
 };
+pub(crate) use self::{abort::Billed, event::printable, guard::Guard};

@@ -147,7 +147,8 @@ impl CostRates {
     /// What the call of an event cost under these rates: its compute time and upstream charges come from
     /// [`UsageEvent::cost`], the rest from the event itself.
     ///
-    /// For reports under other rates than those of the day; the recorder has done it once for its own.
+    /// For reports under other rates than those of the day; the recorder has done it once for its own. Of a call
+    /// that its client left, the event holds what is billed; the recorder has priced all that was added.
     #[must_use]
     pub fn price(&self, event: &UsageEvent) -> CallCost {
         let spent = event.cost.unwrap_or_default();
@@ -156,26 +157,26 @@ impl CostRates {
             upstream_nanos: spent.upstream_nanos,
             request_bytes: event.request_bytes,
             response_bytes: event.response_bytes,
+            n_calls: u64::from(event.part_of.is_none()),
             quantities: event.quantities.iter().map(|(name, n)| (&**name, *n)),
         })
     }
 
-    pub(super) fn priced<'a>(
+    pub(super) fn priced<N: AsRef<str>>(
         &self,
-        work: Work<impl IntoIterator<Item = (&'a str, u64)>>,
+        work: Work<impl IntoIterator<Item = (N, u64)>>,
     ) -> CallCost {
         let bytes = [
             part(self.request_gib, work.request_bytes, BYTES_PER_GIB),
             part(self.response_gib, work.response_bytes, BYTES_PER_GIB),
         ];
         let of_name = |name: &str| self.tokens.iter().find(|(known, _)| **known == *name);
-        let tokens = work
-            .quantities
-            .into_iter()
-            .filter_map(|(name, n)| of_name(name).map(|(_, rate)| part(*rate, n, MILLION)));
+        let tokens = work.quantities.into_iter().filter_map(|(name, n)| {
+            of_name(name.as_ref()).map(|(_, rate)| part(*rate, n, MILLION))
+        });
         CallCost {
             total_nanos: 0,
-            call_nanos: self.call,
+            call_nanos: self.call.saturating_mul(work.n_calls),
             compute_nanos: part(self.compute_second, work.compute_micros, MICROS_PER_SECOND),
             bytes_nanos: sum(bytes),
             upstream_nanos: work.upstream_nanos,
@@ -188,6 +189,8 @@ impl CostRates {
 
 /// What a call used.
 pub(super) struct Work<Q> {
+    /// One for a call; none for a report of one that goes on.
+    pub(super) n_calls: u64,
     pub(super) compute_micros: u64,
     pub(super) upstream_nanos: u64,
     pub(super) request_bytes: u64,
@@ -225,6 +228,7 @@ mod tests {
 
     fn work(tokens: u64) -> Work<[(&'static str, u64); 2]> {
         Work {
+            n_calls: 1,
             compute_micros: 1_500_000,
             upstream_nanos: 7,
             request_bytes: 1_024,

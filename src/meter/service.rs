@@ -5,23 +5,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
-use smallvec::SmallVec;
 use tower_service::Service;
 
-use super::{
-    body::MeterBody,
-    future::ResponseFuture,
-    guard::{Guard, content_length},
-    layer::Shared,
-    meter::{Call, Meter},
-};
-use crate::{
-    head::RequestHead,
-    route::{MatchedRoute, RouteOf},
-    span::TraceContext,
-};
+use super::{body::MeterBody, future::ResponseFuture, layer::Shared, meter::Meter};
+use crate::route::{MatchedRoute, RouteOf};
 
 /// A service whose calls are metered; made by [`MeterLayer`](super::MeterLayer).
 #[derive(Clone)]
@@ -57,30 +46,16 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
-        if request.extensions().get::<Meter>().is_some() {
+        let known = request.extensions().get::<Meter>();
+        if known.is_some_and(Meter::reports) {
             // An outer layer of ours meters the call already.
             return ResponseFuture::new(self.inner.call(request), None);
         }
-        let recorder = &self.shared.recorder;
-        recorder.ensure_started();
-        let mut call = Call::new(
-            recorder.next_id(),
-            self.shared.clock.now(),
-            Some(Arc::clone(&self.shared.site)),
-        );
-        call.method = bounded(request.method());
-        call.request_bytes = content_length(request.headers()).unwrap_or(0);
-        call.request_id = request_id(request.headers());
-        call.trace_id =
-            TraceContext::from_headers(request.headers()).map_or(0, |context| context.trace_id);
-        let meter = Meter(Arc::new(call));
-        request.extensions_mut().insert(meter.clone());
+        let mut guard = self.shared.begin(&request);
+        request.extensions_mut().insert(guard.meter().clone());
         // Before the hook and the call, so that one that panics is reported too.
-        let mut guard = Guard::new(meter.clone(), Arc::clone(&self.shared));
         guard.enter();
-        if let Some(route) = self.route_of.route_of(&RequestHead::from(&request)) {
-            meter.set_route(route);
-        }
+        guard.find_route(&self.route_of, &request);
         let future = self.inner.call(request);
         guard.leave();
         ResponseFuture::new(future, Some(guard))
@@ -92,44 +67,5 @@ impl<S, R> fmt::Debug for Metered<S, R> {
         f.debug_struct("Metered")
             .field("api", &self.shared.site.api)
             .finish_non_exhaustive()
-    }
-}
-
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// The longest request id that an event keeps, in bytes.
-const MAX_REQUEST_ID_BYTES: usize = 128;
-
-fn request_id(headers: &HeaderMap) -> SmallVec<[u8; 36]> {
-    headers
-        .get(X_REQUEST_ID)
-        .filter(|value| value.len() <= MAX_REQUEST_ID_BYTES)
-        .map_or_else(SmallVec::new, |value| {
-            SmallVec::from_slice(value.as_bytes())
-        })
-}
-
-/// The longest method kept, in bytes; the longest registered one (UPDATEREDIRECTREF) is this long.
-const MAX_METHOD_BYTES: usize = 17;
-
-/// The method, or `_OTHER`, OpenTelemetry's word for it, when a client made up a long one to fill the memory.
-fn bounded(method: &Method) -> Method {
-    if method.as_str().len() <= MAX_METHOD_BYTES {
-        method.clone()
-    } else {
-        Method::from_bytes(b"_OTHER").unwrap_or_default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_made_up_method_cannot_fill_the_memory() {
-        let long = Method::from_bytes("X".repeat(4000).as_bytes()).unwrap();
-        assert_eq!(bounded(&long).as_str(), "_OTHER");
-        let longest = Method::from_bytes(b"UPDATEREDIRECTREF").unwrap();
-        assert_eq!(bounded(&longest), longest);
     }
 }

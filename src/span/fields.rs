@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderName, Method, Request, Response, Version, header::US
 use tracing::{
     Span,
     field::{Empty, display},
+    span::Entered,
 };
 
 use super::TraceContext;
@@ -19,6 +20,43 @@ const MAX_USER_AGENT_BYTES: usize = 256;
 const MAX_REQUEST_ID_BYTES: usize = 128;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The span of one call; nothing where there is to be none.
+///
+/// Boxed, so that a call without a span carries no room for one.
+pub(crate) struct CallSpan(Option<Box<Span>>);
+
+impl CallSpan {
+    pub(crate) const NONE: Self = Self(None);
+
+    pub(super) fn of<Q>(request: &Request<Q>, route_of: &impl RouteOf) -> Self {
+        let span = span_of(request, route_of);
+        Self((!span.is_disabled()).then(|| Box::new(span)))
+    }
+
+    /// Everything until the end of what is given happens within the span.
+    #[inline]
+    pub(crate) fn enter(&self) -> Option<Entered<'_>> {
+        self.0.as_ref().map(|span| span.enter())
+    }
+
+    /// The answer is there: takes the span out, for its body.
+    #[inline]
+    pub(crate) fn answered<B>(&mut self, response: &Response<B>) -> Self {
+        if let Some(span) = &self.0 {
+            tell_answer(span, response);
+        }
+        Self(self.0.take())
+    }
+
+    /// The service gave an error instead of an answer.
+    pub(crate) fn failed(&self) {
+        if let Some(span) = &self.0 {
+            span.record("error.type", "service_error");
+            span.record("otel.status_code", "ERROR");
+        }
+    }
+}
+
 /// The span of a request, with the route that [`MatchedRoute`] finds: for tower-http's
 /// `TraceLayer::make_span_with`, outside of the gate. The answer's fields are then yours to record.
 #[must_use]
@@ -26,7 +64,7 @@ pub fn make_span<Q>(request: &Request<Q>) -> Span {
     span_of(request, &MatchedRoute)
 }
 
-pub(super) fn span_of<Q>(request: &Request<Q>, route_of: &impl RouteOf) -> Span {
+fn span_of<Q>(request: &Request<Q>, route_of: &impl RouteOf) -> Span {
     let method = known(request.method());
     let span = tracing::info_span!(
         target: "tollgate::call",
@@ -101,13 +139,8 @@ fn record_route(span: &Span, method: &str, route: &RouteTemplate) {
     span.record("otel.name", display(format_args!("{method} {route}")));
 }
 
-/// The answer, or that there is none.
-pub(super) fn tell_end<B>(span: &Span, response: Option<&Response<B>>) {
-    let Some(response) = response else {
-        span.record("error.type", "service_error");
-        span.record("otel.status_code", "ERROR");
-        return;
-    };
+#[cold]
+fn tell_answer<B>(span: &Span, response: &Response<B>) {
     let status = response.status();
     span.record("http.response.status_code", status.as_u16());
     // The conventions call a 4xx no error of the server.

@@ -10,9 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
-use tracing::Span;
 
-use super::fields::{span_of, tell_end};
+use super::CallSpan;
 use crate::route::{MatchedRoute, RouteOf};
 
 /// Puts each call into a span; see the [module's page](super).
@@ -54,6 +53,18 @@ impl<R> SpanLayer<R> {
     pub const fn on(mut self, on: bool) -> Self {
         self.on = on;
         self
+    }
+}
+
+impl<R: RouteOf> SpanLayer<R> {
+    /// The step before the call.
+    #[inline]
+    pub(crate) fn begin<Q>(&self, request: &Request<Q>) -> CallSpan {
+        if self.on {
+            CallSpan::of(request, &self.route_of)
+        } else {
+            CallSpan::NONE
+        }
     }
 }
 
@@ -104,11 +115,7 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<Q>) -> Self::Future {
-        let span = if self.layer.on {
-            span_of(&request, &self.layer.route_of)
-        } else {
-            Span::none()
-        };
+        let span = self.layer.begin(&request);
         let future = {
             let _entered = span.enter();
             self.inner.call(request)
@@ -122,7 +129,7 @@ pin_project! {
     pub struct SpanFuture<F> {
         #[pin]
         future: F,
-        span: Span,
+        span: CallSpan,
     }
 }
 
@@ -139,11 +146,16 @@ where
             let _entered = this.span.enter();
             ready!(this.future.poll(cx))
         };
-        let span = std::mem::replace(this.span, Span::none());
-        if !span.is_disabled() {
-            tell_end(&span, result.as_ref().ok());
-        }
-        Poll::Ready(result.map(|response| response.map(|body| SpanBody { body, span })))
+        Poll::Ready(match result {
+            Ok(response) => {
+                let span = this.span.answered(&response);
+                Ok(response.map(|body| SpanBody { body, span }))
+            }
+            Err(error) => {
+                this.span.failed();
+                Err(error)
+            }
+        })
     }
 }
 
@@ -158,7 +170,7 @@ pin_project! {
     pub struct SpanBody<B> {
         #[pin]
         body: B,
-        span: Span,
+        span: CallSpan,
     }
 }
 

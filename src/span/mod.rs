@@ -44,7 +44,7 @@ mod fields;
 mod layer;
 mod trace_context;
 
-pub(crate) use self::fields::tell_route;
+pub(crate) use self::fields::{CallSpan, tell_route};
 pub use self::{
     fields::make_span,
     layer::{SpanBody, SpanFuture, SpanLayer, SpanService},
