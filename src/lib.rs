@@ -101,7 +101,9 @@ pub mod meter;
 pub mod plan;
 pub mod request_id;
 pub mod route;
+mod series;
 pub mod sink;
+pub mod span;
 pub mod tenant;
 
 /// The readme's server, compiled like every other example.

@@ -22,11 +22,13 @@ use crate::{
         ByIdentity, CostOf, HeaderStyle, LimitKey, LimitLayer, LimitStore, MemoryLimits, Rule,
         ThresholdSink,
     },
-    meter::{AbortPolicy, MeterLayer, Recorder},
+    meter::{AbortPolicy, CostRates, MeterLayer, Recorder},
     plan::{Plan, PlanCatalog, check_scopes},
     request_id::{RequestIdLayer, TrustInbound},
     route::{MatchedRoute, RouteOf},
+    series::describe_metrics,
     sink::{LogSink, UsageSink},
+    span::SpanLayer,
     tenant::{MemoryTenantStore, TenantStore},
 };
 
@@ -53,7 +55,9 @@ pub struct TollgateBuilder {
     keys: Arc<dyn KeyStore>,
     limit_store: Arc<dyn LimitStore>,
     limits: Vec<Change<LimitLayer<ByIdentity>>>,
+    meter: Vec<Change<GateMeter>>,
     plans: Plans,
+    preflight_limit: Vec<Rule>,
     problems: ProblemLayer<dyn RenderError>,
     processes: NonZeroU32,
     public: Vec<String>,
@@ -63,11 +67,14 @@ pub struct TollgateBuilder {
     scopes: Vec<Arc<str>>,
     tenant: Vec<Change<TenantLayer>>,
     tenants: Arc<dyn TenantStore>,
+    trace: bool,
     usage: Usage,
 }
 
 /// A setting of one layer, applied when the layer is made.
 type Change<L> = Box<dyn FnOnce(L) -> L + Send>;
+
+type GateMeter = MeterLayer<Arc<dyn RouteOf>>;
 
 enum Plans {
     List(Vec<Plan>),
@@ -100,7 +107,9 @@ impl TollgateBuilder {
             keys: Arc::new(MemoryKeyStore::new()),
             limit_store: Arc::new(MemoryLimits::new()),
             limits: Vec::new(),
+            meter: Vec::new(),
             plans: Plans::List(Vec::new()),
+            preflight_limit: Vec::new(),
             problems: ProblemLayer::shared(Arc::new(crate::error::ProblemJson::new())),
             processes: NonZeroU32::MIN,
             public: Vec::new(),
@@ -111,6 +120,7 @@ impl TollgateBuilder {
             scopes: Vec::new(),
             tenant: Vec::new(),
             tenants: Arc::new(MemoryTenantStore::new()),
+            trace: false,
             usage: Usage::Sink(Arc::new(LogSink::new())),
         }
     }
@@ -246,10 +256,30 @@ impl TollgateBuilder {
         self.auth(move |layer| layer.forward_headers(on))
     }
 
-    /// Lets a CORS preflight pass without a credential; off unless set. Not needed where a CORS layer outside
-    /// the gate answers it.
+    /// Lets every CORS preflight pass without a credential; off unless set. Not needed where a CORS layer outside
+    /// the gate answers it. It is metered to no tenant and counted under [`ceiling`](Self::ceiling), or under
+    /// [`preflight_limit`](Self::preflight_limit); see [`AuthLayer::pass_preflight`] for what is one.
     pub fn pass_preflight(self, on: bool) -> Self {
         self.auth(move |layer| layer.pass_preflight(on))
+    }
+
+    /// Lets CORS preflights pass on these paths alone, such as `/v1/*`; in place of
+    /// [`pass_preflight`](Self::pass_preflight).
+    pub fn pass_preflight_on<P: AsRef<str>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+        match PathSet::new(paths) {
+            Ok(paths) => self.auth(move |layer| layer.pass_preflight_on(paths)),
+            Err(error) => {
+                self.faults.push(error.renamed("pass_preflight_on"));
+                self
+            }
+        }
+    }
+
+    /// A rule over all CORS preflights that pass, in place of the ceiling; several calls add up. Nobody is known
+    /// who sends one, so count by address: `Rate::per_second(5).scope(Scope::Address)`.
+    pub fn preflight_limit(mut self, rule: impl Into<Rule>) -> Self {
+        self.preflight_limit.push(rule.into());
+        self
     }
 
     /// Paths within the gate that need no key, such as `/health` or `/docs/*`; several calls add up.
@@ -292,6 +322,31 @@ impl TollgateBuilder {
         }
         self.api = Some(name);
         self
+    }
+
+    /// Puts each call into a tracing span by OpenTelemetry's conventions, see [`span`](crate::span); off unless
+    /// set.
+    pub const fn trace(mut self, on: bool) -> Self {
+        self.trace = on;
+        self
+    }
+
+    /// What resources cost you: each usage event then says what its call cost; nothing is priced unless set. See
+    /// [`CostRates`].
+    pub fn cost_rates(self, rates: CostRates) -> Self {
+        self.meter(|layer| layer.cost_rates(rates))
+    }
+
+    /// Whether answers carry `X-Request-Latency`, in whole milliseconds; off unless set. See
+    /// [`MeterLayer::latency_header`].
+    pub fn latency_header(self, on: bool) -> Self {
+        self.meter(move |layer| layer.latency_header(on))
+    }
+
+    /// Whether answers to known callers carry `X-Compute-Cost`, in whole billionths of the currency's unit; off
+    /// unless set, as it tells callers what they cost you. See [`MeterLayer::cost_header`].
+    pub fn cost_header(self, on: bool) -> Self {
+        self.meter(move |layer| layer.cost_header(on))
     }
 
     /// Makes `tenant::current_tenant` answer inside the service; off unless set.
@@ -371,6 +426,11 @@ impl TollgateBuilder {
         self
     }
 
+    fn meter(mut self, change: impl FnOnce(GateMeter) -> GateMeter + Send + 'static) -> Self {
+        self.meter.push(Box::new(change));
+        self
+    }
+
     fn tenant(mut self, change: impl FnOnce(TenantLayer) -> TenantLayer + Send + 'static) -> Self {
         self.tenant.push(Box::new(change));
         self
@@ -397,9 +457,12 @@ impl TollgateBuilder {
         if !self.faults.is_empty() {
             return Err(self.faults.swap_remove(0));
         }
+        describe_metrics();
         let plans = self.plans.catalog()?;
         plans.know_scopes(&self.scopes)?;
         check_scopes(&self.ceiling, &self.scopes).map_err(|error| error.under("ceiling"))?;
+        check_scopes(&self.preflight_limit, &self.scopes)
+            .map_err(|error| error.under("preflight_limit"))?;
         let recorder = self.usage.recorder(&self.clock)?;
         let challenge = match self.challenge {
             Some(challenge) => challenge,
@@ -443,7 +506,9 @@ impl TollgateBuilder {
             known = known.sandbox_plan(plan);
         }
         let public = PathSet::new(&self.public).map_err(|error| error.renamed("public"))?;
-        let auth = AuthLayer::new(known.build()?)
+        let known = known.build()?;
+        recorder.each_tick(known.watch());
+        let auth = AuthLayer::new(known)
             .clock(Arc::clone(&self.clock))
             .client_addr(Arc::clone(&self.client_addr))
             .extractor(self.extractor)
@@ -454,6 +519,7 @@ impl TollgateBuilder {
         let mut tenant = TenantLayer::new()
             .clock(Arc::clone(&self.clock))
             .challenge(challenge);
+        let span_route = Arc::clone(&self.route_of);
         let mut meter = MeterLayer::new(recorder.clone())
             .abort_policy(self.abort_policy)
             .route_of(Arc::clone(&self.route_of));
@@ -467,13 +533,19 @@ impl TollgateBuilder {
             .route_of(self.route_of)
             .processes(self.processes);
         let limits = applied(self.limits, limits);
-        let ceiling = limits
+        let mut ceiling = limits
             .every_call(self.ceiling)
             .map_err(|error| error.under("ceiling"))?;
+        if !self.preflight_limit.is_empty() {
+            ceiling = ceiling
+                .preflights(self.preflight_limit)
+                .map_err(|error| error.under("preflight_limit"))?;
+        }
         let steps = Steps {
             request_id: self.request_id,
             problems: self.problems,
-            meter,
+            meter: applied(self.meter, meter),
+            span: SpanLayer::new().route_of(span_route).on(self.trace),
             auth: applied(self.auth, auth),
             tenant: applied(self.tenant, tenant),
             ceiling: ceiling.headers(HeaderStyle::Off),

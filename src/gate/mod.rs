@@ -51,6 +51,8 @@ mod layer;
 mod steps;
 mod tollgate;
 
+pub use crate::series::describe_metrics;
+
 pub use self::{
     body::GateBody,
     builder::TollgateBuilder,

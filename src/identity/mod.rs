@@ -75,9 +75,11 @@ mod jwt;
 mod keys;
 mod layer;
 mod own_headers;
+mod preflight;
 mod public_path;
 mod resolver;
 mod service;
+mod span;
 mod tenants;
 
 #[cfg(feature = "axum")]

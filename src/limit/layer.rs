@@ -176,9 +176,27 @@ impl LimitLayer {
     /// Names the count, so that two layers on one store do not share it. `every-call` unless set.
     pub fn named(self, name: impl AsRef<str>) -> Self {
         Self {
-            find: EveryCall::new(self.find.rules(), owner_name(name.as_ref())),
+            find: self.find.named(owner_name(name.as_ref())),
             settings: self.settings,
         }
+    }
+
+    /// Counts CORS preflights that [`AuthLayer`](crate::AuthLayer) let pass under these rules, in place of the
+    /// layer's own: who may send one need not be known, so a rule by address suits them. Without this they are
+    /// counted like every call.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the rule and the field, such as `rules[0].burst`.
+    pub fn preflights<R: Into<Rule>>(
+        self,
+        rules: impl IntoIterator<Item = R>,
+    ) -> Result<Self, ConfigError> {
+        let rules = RuleSet::compile(rules)?.of_origin("preflight");
+        Ok(Self {
+            find: self.find.preflights(rules),
+            settings: self.settings,
+        })
     }
 
     /// Counts each value of `key` apart; a call for which it gives `None` is not counted.

@@ -82,6 +82,7 @@
 mod abort;
 mod body;
 mod config;
+mod cost;
 mod counters;
 mod encode;
 mod event;
@@ -91,6 +92,7 @@ mod extract;
 mod flush;
 mod future;
 mod guard;
+mod head_fields;
 mod hold;
 mod layer;
 mod measure;
@@ -101,19 +103,20 @@ mod measure;
 mod meter;
 mod open_call;
 mod quantities;
+mod rates;
 mod recorder;
 mod report;
 mod request_body;
 mod service;
+mod stats;
 mod step;
 
-pub(crate) use self::abort::Billed;
-use self::event::{forges_a_line, printable};
-pub(crate) use self::guard::Guard;
+use self::event::forges_a_line;
 pub use self::{
     abort::AbortPolicy,
     body::MeterBody,
     config::RecorderBuilder,
+    cost::{ComputeTimer, CostScope},
     counters::Counters,
     event::{CallOutcome, EventId, UsageEvent},
     flush::DeadLetter,
@@ -125,7 +128,9 @@ pub use self::{
     },
     meter::{MAX_QUANTITIES, MAX_QUANTITY_NAME_BYTES, Meter},
     open_call::{CallMeter, OpenCall},
+    rates::{CallCost, CostRates},
     recorder::{FlushReport, Recorder},
     request_body::{CountRequestBodyLayer, CountedRequestBody, CountingRequests},
     service::Metered,
 };
+pub(crate) use self::{abort::Billed, event::printable, guard::Guard};
