@@ -217,9 +217,9 @@ fn admit_beside(
             .get()
             .map(|cell| cell.take(rule, moment, amount, !rule.refuses()));
         let Some(Ok(Taken::Charged(charge))) = taken else {
-            for (hold, (_, slot)) in std::iter::zip(decision.receipt.holds(), rules()) {
+            for (hold, (rule, slot)) in std::iter::zip(decision.receipt.holds(), rules()) {
                 if let Some(cell) = slot.get() {
-                    let _ = cell.adjust(moment, hold.period, Adjustment::GiveBack(hold.amount));
+                    let _ = cell.adjust(rule, moment, hold.period, Adjustment::GiveBack(hold.amount));
                 }
             }
             return false;
@@ -304,7 +304,7 @@ fn is_refused(applied: &[Applied<'_>], looks: &[Look]) -> bool {
 fn give_back(applied: &[Applied<'_>], charges: &[Charge], moment: &Moment) {
     for (rule, charge) in std::iter::zip(applied, charges) {
         if let Some(cell) = &rule.cell {
-            let _ = cell.adjust(moment, charge.period, Adjustment::GiveBack(charge.amount));
+            let _ = cell.adjust(rule.rule, moment, charge.period, Adjustment::GiveBack(charge.amount));
         }
     }
 }
