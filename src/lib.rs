@@ -89,6 +89,9 @@ pub mod identity;
 pub mod limit;
 pub mod meter;
 pub mod plan;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub mod redis_support;
 pub mod request_id;
 pub mod route;
 pub mod sink;

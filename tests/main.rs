@@ -11,6 +11,7 @@ mod limit;
 mod limit_layer;
 mod meter;
 mod plan;
+mod redis_limits;
 mod sink;
 mod tenant;
 mod tenant_store;

@@ -87,6 +87,8 @@ mod layer;
 mod memory;
 mod quota;
 mod reading;
+#[cfg(feature = "redis")]
+mod redis_store;
 mod refusal;
 mod rule;
 mod service;
@@ -96,7 +98,11 @@ mod store;
 mod subject;
 mod text;
 mod token_bucket;
+mod verdict;
 
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::redis_store::{RedisLimits, RedisLimitsBuilder, RedisLimitsError};
 pub use self::{
     charge::LimitBody,
     compile::{CompiledAlgorithm, CompiledRule, Threshold},

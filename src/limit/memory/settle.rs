@@ -52,7 +52,10 @@ impl MemoryLimits {
         // A new cell is found for one that was evicted; a store without room for it loses the settlement,
         // as it would have refused the call.
         while let Ok(Some(cell)) = self.cell(place, moment, prepared) {
-            if cell.adjust(place.rule, moment, hold.period, adjustment).is_ok() {
+            if cell
+                .adjust(place.rule, moment, hold.period, adjustment)
+                .is_ok()
+            {
                 return;
             }
             prepared = None;
