@@ -114,8 +114,7 @@ fn may_not_ask(error: &RedisError) -> bool {
 fn lines(value: &Value) -> String {
     match value {
         Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        Value::SimpleString(text) => text.clone(),
-        Value::VerbatimString { text, .. } => text.clone(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => text.clone(),
         Value::Array(values) => values.iter().map(lines).collect::<Vec<_>>().join("\n"),
         Value::Map(entries) => {
             let entry =

@@ -46,7 +46,7 @@ pub struct RedisConnector {
 
 #[derive(Clone)]
 enum Target {
-    Single(Client),
+    Single(Box<Client>),
     Cluster(Box<ClusterNodes>),
     Sentinel(Arc<Sentinels>),
     Manager(ConnectionManager),
@@ -107,7 +107,7 @@ impl RedisConnector {
     pub fn single(url: impl AsRef<str>) -> Result<Self, ConfigError> {
         let info = connection_info("url", url.as_ref())?;
         let client = Client::open(info).map_err(|_| bad_url("url"))?;
-        Ok(Self::new(Target::Single(client)))
+        Ok(Self::new(Target::Single(Box::new(client))))
     }
 
     /// A Cluster, found through any of its nodes. User, password and TLS are those of the first URL.
@@ -199,7 +199,7 @@ impl RedisConnector {
         match &mut self.target {
             Target::Single(client) => {
                 let info = client.get_connection_info().clone();
-                *client = Client::build_with_tls(info, certificates(Some(pem))).map_err(wrong)?;
+                **client = Client::build_with_tls(info, certificates(Some(pem))).map_err(wrong)?;
             }
             Target::Cluster(nodes) => {
                 nodes.root_certificate = Some(pem);

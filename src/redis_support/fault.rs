@@ -54,9 +54,10 @@ impl RedisFault {
 /// (LOADING, READONLY, OOM, NOSCRIPT, ...) come before a script's first write.
 fn was_answered(error: &RedisError) -> bool {
     match error.kind() {
-        ErrorKind::Server(_) | ErrorKind::Extension => true,
+        ErrorKind::Server(_)
+        | ErrorKind::Extension
         // What a client finds wrong before it sends anything.
-        ErrorKind::InvalidClientConfig
+        | ErrorKind::InvalidClientConfig
         | ErrorKind::AuthenticationFailed
         | ErrorKind::ClusterConnectionNotFound
         | ErrorKind::EmptySentinelList

@@ -1,6 +1,10 @@
 //! Limits in a real Redis.
 
+mod faults;
 mod model;
+mod races;
+mod servers;
+mod state;
 
 use std::sync::Arc;
 

@@ -131,7 +131,9 @@ local function refill(state, now)
   elseif -elapsed > capacity / state.n + 1 then
     -- The clock has gone back by more than a whole refill: the bucket fills from now on.
     state.at = now
+    return true
   end
+  return false
 end
 
 -- Keeps the level in proportion, rounded down, so that changing back and forth never refills.
@@ -155,8 +157,10 @@ bring[BUCKET] = function(slot, rule, now)
     if not state then return nil end
     slot.state = state
   end
-  refill(state, now)
-  if rescale(state, rule[6], rule[7], rule[8]) and slot.exists then slot.dirty = true end
+  -- A state of other numbers, or of a clock that has gone back, is written even when nothing is charged.
+  local is_back = refill(state, now)
+  local is_other = rescale(state, rule[6], rule[7], rule[8])
+  if slot.exists and (is_back or is_other) then slot.dirty = true end
   return state
 end
 
@@ -260,7 +264,12 @@ bring[WINDOW] = function(slot, rule, now)
     state.total = total
   end
   -- A cell never turns back, unless the clock has gone back by more than the window.
-  if steps > 0 or -steps > cells + 1 then state.newest = index end
+  if steps > 0 then
+    state.newest = index
+  elseif -steps > cells + 1 then
+    state.newest = index
+    slot.dirty = slot.dirty or slot.exists
+  end
   state.cell = rule[7]
   state.cells = cells
   return state
@@ -340,6 +349,7 @@ bring[LOG] = function(slot, rule, now)
     -- The clock has gone back by more than the window: what was taken was taken now.
     state.data = state.used > 0 and pack_bytes('>I7I7', now, state.used) or ''
     state.newest = now
+    slot.dirty = slot.dirty or slot.exists
   end
   state.now = now > state.newest and now or state.newest
   state.window = rule[7]

@@ -567,10 +567,8 @@ fn slots_of(packed: &PackedCall, applied: &[Applied<'_>]) -> Option<(PackedCall,
         if let CompiledAlgorithm::Concurrency(gauge) = rule.rule.compiled()
             && rule.amount > 0
         {
-            // In the place of units and force stand period and units back; the script gives back the whole hold.
-            lease = Some(lease.map_or(gauge.lease_micros(), |lease| {
-                lease.min(gauge.lease_micros())
-            }));
+            let own = gauge.lease_micros();
+            lease = Some(lease.map_or(own, |lease| lease.min(own)));
             slots.rules.push(packed.as_release(rule.amount));
         }
     }
