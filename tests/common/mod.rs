@@ -3,5 +3,6 @@
 pub(crate) mod fault_proxy;
 mod http_server;
 pub(crate) mod redis;
+pub(crate) mod redis_cluster;
 
 pub(crate) use self::http_server::{Answer, Server, eventually, request, serve};

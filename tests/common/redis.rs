@@ -164,10 +164,6 @@ impl RedisServer {
         self.dir.path()
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// A blocking client of the test's own.
     pub(crate) fn client(&self) -> redis::Connection {
         redis::Client::open(self.url())

@@ -1,5 +1,6 @@
 //! Limits in a real Redis.
 
+mod cluster;
 mod faults;
 mod model;
 mod races;

@@ -40,10 +40,10 @@ local margin, fields, calls = batch[1], batch[2], batch[3]
 local clock = redis.call('TIME')
 local time = clock[1] * 1000000 + clock[2]
 
--- Text of digits as a count; nil when it is none.
+-- Text of digits as a count; nil when it is none. One above 2^53 may be rounded to it.
 local function count(text)
   local value = tonumber(text)
-  if value and value <= MAX then return value end
+  if value and (value < MAX or text == '9007199254740992') then return value end
 end
 
 -- x * m / c as quotient and remainder; the quotient must be at most 2^53. The quotient of two integers up to 2^53
@@ -108,11 +108,11 @@ local function read_bucket(slot, rule)
   if body == '' and not slot.exists then
     return {n = rule[6], p = rule[7], b = rule[8], level = rule[7] * rule[8], at = 0}
   end
-  local n, p, b, level, at = match(body, '^(%d+) (%d+) (%d+) (%-?%d+) (%d+)$')
-  n, p, b, at = count(n), count(p), count(b), count(at)
-  level = tonumber(level)
+  local n, p, b, sign, level, at = match(body, '^(%d+) (%d+) (%d+) (%-?)(%d+) (%d+)$')
+  n, p, b, level, at = count(n), count(p), count(b), count(level), count(at)
   if not (n and p and b and at and level) or n < 1 or p < 1 or b < 1 or b > floor(MAX / p) then return nil end
-  if level > p * b or level < -(p * b) then return nil end
+  if level > p * b then return nil end
+  if sign == '-' then level = -level end
   return {n = n, p = p, b = b, level = level, at = at}
 end
 
