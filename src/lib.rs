@@ -59,6 +59,7 @@
 //! - `axum`: extractors for [`Tenant`], [`Identity`] and
 //!   [`Meter`]; route templates and peer addresses as axum knows them.
 //! - `conformance`: test suites for your own implementations of this crate's traits.
+//! - `redis`: limits shared by every process.
 //! - `full`: all of them.
 
 #![forbid(unsafe_code)]

@@ -5,6 +5,10 @@
 //! - [`defaults`]: each default as a question, with its reason.
 //! - [`errors`]: every error code, and what a client should do.
 //! - [`failure`]: what happens when a store, a sink, a process or a client fails.
+#![cfg_attr(
+    feature = "redis",
+    doc = "- [`redis`]: what limits in Redis promise and what they cost."
+)]
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
@@ -20,3 +24,8 @@ pub mod failure {}
 
 #[doc = include_str!("layer_order.md")]
 pub mod layer_order {}
+
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+#[doc = include_str!("redis.md")]
+pub mod redis {}

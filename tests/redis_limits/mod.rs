@@ -3,6 +3,7 @@
 mod cluster;
 mod faults;
 mod model;
+mod numbers;
 mod races;
 mod servers;
 mod state;

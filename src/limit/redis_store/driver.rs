@@ -237,6 +237,10 @@ impl Driver {
 
     fn fail(&self, batch: Batch, fault: &RedisFault) {
         for queued in batch.calls {
+            // A slot that may have been taken is nobody's; giving back what was not taken does nothing.
+            if let Some(release) = queued.release.filter(|_| fault.is_unknown()) {
+                release.send();
+            }
             match queued.reply {
                 // Whoever has left needs no answer.
                 Some(reply) => drop(reply.send(Err(fault.clone()))),
