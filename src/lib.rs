@@ -59,6 +59,7 @@
 //! - `axum`: extractors for [`Tenant`], [`Identity`] and
 //!   [`Meter`]; route templates and peer addresses as axum knows them.
 //! - `conformance`: test suites for your own implementations of this crate's traits.
+//! - `grpc`: errors in gRPC's form, metering by `grpc-status`, and routes of gRPC methods.
 //! - `redis`: limits shared by every process.
 //! - `full`: all of them.
 
@@ -83,6 +84,12 @@ pub mod clock;
 pub mod conformance;
 pub mod error;
 pub mod gate;
+#[cfg(feature = "grpc")]
+#[cfg_attr(docsrs, doc(cfg(feature = "grpc")))]
+pub mod grpc;
+#[cfg(not(feature = "grpc"))]
+#[path = "grpc/off.rs"]
+mod grpc;
 pub mod guide;
 pub mod head;
 pub mod id;

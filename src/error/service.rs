@@ -5,15 +5,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response,
-    header::{ACCEPT, CONTENT_TYPE},
-};
+use http::{HeaderValue, Method, Request, Response, header::ACCEPT};
 use http_body::Body;
 use tower_service::Service;
 
 use super::{ErrorContext, RenderError, ResponseFuture};
-use crate::{body::ResponseBody, request_id::RequestId};
+use crate::{body::ResponseBody, grpc::GrpcKind, request_id::RequestId};
 
 /// The service of [`ProblemLayer`](super::ProblemLayer).
 pub struct ProblemService<S, R: ?Sized> {
@@ -57,44 +54,41 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<Q>) -> Self::Future {
-        let facts = RequestFacts::of(&request);
+        let id = request.extensions().get::<RequestId>();
+        let facts = RequestFacts::of(&request, id.map(|id| id.header_value().clone()));
         ResponseFuture::new(self.inner.call(request), facts, Arc::clone(&self.render))
     }
 }
 
 /// What must be known of a request that is gone by the time its answer fails.
 #[derive(Clone, Debug)]
-pub(super) struct RequestFacts {
-    pub(super) method: Method,
-    pub(super) grpc: bool,
-    request_id: Option<RequestId>,
+pub(crate) struct RequestFacts {
+    pub(crate) method: Method,
+    pub(super) grpc: Option<GrpcKind>,
+    request_id: Option<HeaderValue>,
     accept: Option<HeaderValue>,
 }
 
 impl RequestFacts {
-    fn of<Q>(request: &Request<Q>) -> Self {
+    /// The step before the call.
+    pub(crate) fn of<Q>(request: &Request<Q>, request_id: Option<HeaderValue>) -> Self {
         Self {
             method: request.method().clone(),
-            grpc: is_grpc(request.headers()),
-            request_id: request.extensions().get().cloned(),
+            grpc: GrpcKind::of_call(request),
+            request_id,
             accept: request.headers().get(ACCEPT).cloned(),
         }
     }
 
+    /// The request's id, which nobody asks for any more.
+    pub(crate) const fn take_id(&mut self) -> Option<HeaderValue> {
+        self.request_id.take()
+    }
+
     pub(super) fn context(&self) -> ErrorContext<'_> {
-        let request_id = self
-            .request_id
-            .as_ref()
-            .and_then(|id| id.header_value().to_str().ok());
+        let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
         ErrorContext::new(&self.method)
             .with_request_id(request_id)
             .with_accept(self.accept.as_ref())
     }
-}
-
-/// Whether the message is of gRPC or gRPC-Web, whose errors have a form of their own.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }

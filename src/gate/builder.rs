@@ -2,7 +2,7 @@ use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use http::StatusCode;
 
-use super::{Tollgate, TollgateLayer, tollgate::Shared};
+use super::{Tollgate, TollgateLayer, steps::Steps, tollgate::Shared};
 use crate::{
     auth::{
         AuthEventSink, Challenge, ClientAddr, Extractor, FailureLimit, KeyFormat, KeyHasher,
@@ -20,7 +20,7 @@ use crate::{
         ByIdentity, CostOf, HeaderStyle, LimitKey, LimitLayer, LimitStore, MemoryLimits, Rule,
         ThresholdSink,
     },
-    meter::{MeterLayer, Recorder},
+    meter::{AbortPolicy, MeterLayer, Recorder},
     plan::{Plan, PlanCatalog, check_scopes},
     request_id::{RequestIdLayer, TrustInbound},
     route::{MatchedRoute, RouteOf},
@@ -32,6 +32,7 @@ use crate::{
 /// [`guide::defaults`](crate::guide::defaults).
 #[must_use]
 pub struct TollgateBuilder {
+    abort_policy: AbortPolicy,
     api: Option<Arc<str>>,
     auth: Vec<Change<AuthLayer>>,
     cache: CacheSettings,
@@ -77,6 +78,7 @@ enum Usage {
 impl TollgateBuilder {
     pub(super) fn new() -> Self {
         Self {
+            abort_policy: AbortPolicy::default(),
             api: None,
             auth: Vec::new(),
             cache: CacheSettings::new(),
@@ -154,6 +156,13 @@ impl TollgateBuilder {
     /// Where usage goes; the log, at target `tollgate::usage`, unless set.
     pub fn usage(mut self, sink: impl UsageSink) -> Self {
         self.usage = Usage::Sink(Arc::new(sink));
+        self
+    }
+
+    /// What a call pays whose client leaves before the end; what was delivered unless set.
+    /// [`Meter::set_abort_policy`](crate::meter::Meter::set_abort_policy) changes it for one call.
+    pub const fn abort_policy(mut self, policy: AbortPolicy) -> Self {
+        self.abort_policy = policy;
         self
     }
 
@@ -415,7 +424,9 @@ impl TollgateBuilder {
         let mut tenant = TenantLayer::new()
             .clock(Arc::clone(&self.clock))
             .challenge(challenge);
-        let mut meter = MeterLayer::new(recorder.clone()).route_of(Arc::clone(&self.route_of));
+        let mut meter = MeterLayer::new(recorder.clone())
+            .abort_policy(self.abort_policy)
+            .route_of(Arc::clone(&self.route_of));
         if let Some(api) = self.api {
             meter = meter.api(&api);
             tenant = tenant.api(api);
@@ -429,7 +440,7 @@ impl TollgateBuilder {
         let ceiling = limits
             .every_call(self.ceiling)
             .map_err(|error| error.under("ceiling"))?;
-        let layer = TollgateLayer {
+        let steps = Steps {
             request_id: self.request_id,
             problems: self.problems,
             meter,
@@ -440,7 +451,7 @@ impl TollgateBuilder {
         };
         recorder.start();
         let shared = Shared {
-            layer,
+            layer: TollgateLayer::new(steps),
             keys,
             tenants,
             plans,

@@ -5,6 +5,7 @@
 //! - [`defaults`]: each default as a question, with its reason.
 //! - [`errors`]: every error code, and what a client should do.
 //! - [`failure`]: what happens when a store, a sink, a process or a client fails.
+//! - [`grpc`]: what gRPC callers are told, how their calls are metered, and what to set.
 #![cfg_attr(
     feature = "redis",
     doc = "- [`redis`]: what limits in Redis promise and what they cost."
@@ -21,6 +22,9 @@ pub mod errors {}
 
 #[doc = include_str!("failure.md")]
 pub mod failure {}
+
+#[doc = include_str!("grpc.md")]
+pub mod grpc {}
 
 #[doc = include_str!("layer_order.md")]
 pub mod layer_order {}

@@ -80,6 +80,10 @@ mod tenants;
 
 #[cfg(feature = "axum")]
 pub use self::extract::MissingIdentity;
+pub(crate) use self::{
+    access::tell as tell_access,
+    layer::{Caller, Verdict},
+};
 pub use self::{
     access::{AccessFuture, TenantAccess, TenantLayer},
     authenticate::{Attempt, Authenticate, IdentityLookup},

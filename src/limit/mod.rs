@@ -94,6 +94,7 @@ mod rule;
 mod service;
 mod set;
 mod sliding_window;
+mod step;
 mod store;
 mod subject;
 mod text;
@@ -103,6 +104,10 @@ mod verdict;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use self::redis_store::{RedisLimits, RedisLimitsBuilder, RedisLimitsError};
+pub(crate) use self::{
+    charge::Charge,
+    step::{Refused, Step, Trip, Verdict},
+};
 pub use self::{
     charge::LimitBody,
     compile::{CompiledAlgorithm, CompiledRule, Threshold},

@@ -87,6 +87,9 @@ pub enum Settlement {
     /// The call failed on the service's side or was refused behind the limit: quotas get everything back,
     /// rates and windows keep the charge, concurrency slots are released.
     Refund,
+    /// The call took this much, and its quotas are not charged for it: quotas get everything back, rates and
+    /// windows are settled as by [`Actual`](Self::Actual), concurrency slots are released.
+    Waive(Cost),
     /// The call never happened: every rule gets everything back.
     Cancel,
 }
@@ -98,9 +101,9 @@ impl Settlement {
         match (self, rule.compiled()) {
             (_, CompiledAlgorithm::Concurrency(_))
             | (Self::Cancel, _)
-            | (Self::Refund, CompiledAlgorithm::Quota(_)) => (held, 0),
+            | (Self::Refund | Self::Waive(_), CompiledAlgorithm::Quota(_)) => (held, 0),
             (Self::Refund, _) => (0, 0),
-            (Self::Actual(cost), _) => {
+            (Self::Actual(cost) | Self::Waive(cost), _) => {
                 let actual = cost.amount(rule.unit());
                 (held.saturating_sub(actual), actual.saturating_sub(held))
             }

@@ -21,6 +21,11 @@ impl EventId {
         Self((boot as u128) << 64 | sequence as u128)
     }
 
+    /// The id of a number, unless it is zero.
+    pub(super) const fn from_u128(id: u128) -> Option<Self> {
+        if id == 0 { None } else { Some(Self(id)) }
+    }
+
     /// The id as one number.
     #[must_use]
     pub const fn as_u128(self) -> u128 {
@@ -63,12 +68,13 @@ impl<'de> Deserialize<'de> for EventId {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CallOutcome {
-    /// The service answered below 500 and the whole answer was handed to the connection.
+    /// The service answered below 500, or by a gRPC status that is no failure of its own, and the whole answer was handed to the connection.
     #[default]
     Served,
     /// A limit, an access state or a route layer refused the call.
     Refused,
-    /// The service answered with a 5xx status, or its response body ended with an error.
+    /// The service answered with a 5xx status, or by a gRPC status [of that
+    /// kind](crate::guide::grpc#how-a-call-ends), or its response body ended with an error.
     Failed,
     /// The client left before the answer was complete.
     Aborted,
@@ -91,6 +97,13 @@ pub struct UsageEvent {
     pub schema: u16,
     /// Names the event for ever.
     pub id: EventId,
+    /// Names the call that this event is a part of, by the id of its last event; only on the reports of a call
+    /// that goes on, see [`RecorderBuilder::report_every`](super::RecorderBuilder::report_every).
+    ///
+    /// A part tells what was used since the report before it, at its own time, and the last event tells the rest:
+    /// quantities and bytes add up over all of them. Count as calls the events without this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_of: Option<EventId>,
     /// The instance that metered the call.
     pub source: Arc<str>,
     /// When the call was admitted or refused; decides the billing period, so a retry cannot move it.
@@ -111,25 +124,36 @@ pub struct UsageEvent {
     /// The request's method.
     pub method: Arc<str>,
     /// The answer's status; 499 when the client left before there was one, 500 when the service panicked or
-    /// failed before there was one.
+    /// failed before there was one. Of a gRPC call that the gate refused, the status in plain HTTP.
     pub status: u16,
+    /// The `grpc-status` that the caller of a gRPC call was told, 0 to 16: 2 (`UNKNOWN`) where the answer ended
+    /// without one; `None` where the client left before the end, in the report of a call that goes on, and without the
+    /// `grpc` feature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u8>,
     /// How the call ended.
     pub outcome: CallOutcome,
     /// The code of the refusal, when this crate refused the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Arc<str>>,
-    /// From the request's arrival at the meter to the end of its answer, in microseconds.
+    /// From the request's arrival at the meter to the end of its answer, or to the report, in microseconds.
     pub latency_micros: u64,
-    /// Bytes of request content: its `Content-Length`, 0 when unknown.
+    /// Bytes of request content: those that were read, behind a
+    /// [`CountRequestBodyLayer`](super::CountRequestBodyLayer); else its `Content-Length`, 0 when unknown.
     pub request_bytes: u64,
     /// Bytes of response content handed to the connection.
     pub response_bytes: u64,
-    /// Whole numbers of what the call used, by name.
+    /// Whole numbers of what the call used, by name; of a call whose client left, what counts by the
+    /// [`AbortPolicy`](super::AbortPolicy).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub quantities: BTreeMap<Arc<str>, u64>,
     /// The call was above a limit that prices overage.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overage: bool,
+    /// The call is not to be paid for, not as a call either: its client left before the first byte of content,
+    /// under [`AbortPolicy::NothingBeforeFirstByte`](super::AbortPolicy::NothingBeforeFirstByte).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waived: bool,
     /// The call used a version of the API that is deprecated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deprecated: bool,
@@ -155,6 +179,7 @@ impl UsageEvent {
         Self {
             schema: Self::SCHEMA,
             id,
+            part_of: None,
             source: Arc::from("tollgate"),
             time,
             tenant,
@@ -165,6 +190,7 @@ impl UsageEvent {
             route: Arc::from("unmatched"),
             method: Arc::from("GET"),
             status: 200,
+            grpc_status: None,
             outcome: CallOutcome::Served,
             refused: None,
             latency_micros: 0,
@@ -172,6 +198,7 @@ impl UsageEvent {
             response_bytes: 0,
             quantities: BTreeMap::new(),
             overage: false,
+            waived: false,
             deprecated: false,
             request_id: None,
             trace_id: None,
