@@ -13,7 +13,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body_util::Full;
 use tollgate::{
     limit::{LimitLayer, OnStoreFailure, RedisLimits, Window},
     redis_support::RedisConnector,
@@ -39,7 +41,7 @@ async fn work(url: &str, name: &str) -> Outcome<()> {
     let layer = LimitLayer::new(limits, [rule])?.named(name);
     let layer = layer.deadline(PATIENCE);
     let service = layer.layer(service_fn(async |_: Request<()>| {
-        Ok::<_, Infallible>(Response::new(()))
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));
 
     println!("ready");

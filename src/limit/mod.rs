@@ -103,7 +103,9 @@ mod verdict;
 
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
-pub use self::redis_store::{RedisLimits, RedisLimitsBuilder, RedisLimitsError};
+pub use self::redis_store::{
+    LostQuota, QuotaTotals, RedisLimits, RedisLimitsBuilder, RedisLimitsError,
+};
 pub(crate) use self::{
     charge::Charge,
     step::{Refused, Step, Trip, Verdict},

@@ -13,12 +13,10 @@ use crate::common::redis_cluster::{RedisCluster, Sentinels};
 /// Calls until the store answers again, and says how often it did not.
 async fn recovers(limits: &RedisLimits, tenant: &str) -> u32 {
     let set = set_of(tenant, [Quota::monthly(1_000_000)]);
-    let mut n_failed = 0;
-    for _ in 0..600 {
+    for n_failed in 0..600 {
         if call(limits, &set).await.is_ok() {
             return n_failed;
         }
-        n_failed += 1;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("the store does not recover");

@@ -58,6 +58,12 @@ async fn redis_agrees_with_the_model_on_long_histories() {
     let server = RedisServer::start();
     let (store, clock) = (store(&server).await, Ahead::default());
     for seed in 10_000..10_120 {
-        conformance::limit_store_follows_the_model(store.clone(), &clock, seed, 150).await;
+        conformance::limit_store_follows_the_model(
+            Arc::<RedisLimits>::clone(&store),
+            &clock,
+            seed,
+            150,
+        )
+        .await;
     }
 }

@@ -2,10 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tollgate::clock::{Clock, SystemClock};
-use tollgate::limit::{
-    Concurrency, Cost, LimitCall, LimitSet, LimitStore, LimitStoreError, Outcome, Quota, Rate,
-    Rule, Scope, ScopeValues, Settlement, Unit, Window,
+use tollgate::{
+    clock::{Clock, SystemClock},
+    limit::{
+        Concurrency, Cost, LimitCall, LimitSet, LimitStore, LimitStoreError, LostQuota, Outcome,
+        Quota, QuotaTotals, Rate, RedisLimits, Rule, Scope, ScopeValues, Settlement, Unit, Window,
+    },
+    redis_support::RedisConnector,
 };
 
 use super::{ask, call, limits, set_of};
@@ -402,4 +405,94 @@ async fn a_month_s_limit_at_the_largest_numbers_is_counted_exactly() {
     else {
         panic!("two more would be one too many")
     };
+}
+
+/// Totals that a test sets, and how often they were asked.
+#[derive(Clone, Debug, Default)]
+struct Totals {
+    used: Arc<std::sync::Mutex<Option<u64>>>,
+    n_asked: Arc<std::sync::atomic::AtomicU32>,
+}
+
+#[async_trait::async_trait]
+impl QuotaTotals for Totals {
+    async fn used(
+        &self,
+        quota: &LostQuota,
+    ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+        self.n_asked
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!((quota.tenant.as_str(), &*quota.rule), ("acme", "quota"));
+        let real = SystemClock::new().now().wall();
+        assert!(quota.period.contains(real));
+        // So that all of a hundred calls find the reading under way.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let used = *self.used.lock().unwrap();
+        used.ok_or_else(|| "the database is down".into())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_that_redis_has_lost_is_read_again_once() {
+    let server = RedisServer::start();
+    let totals = Totals::default();
+    let patience = Duration::from_secs(5);
+    let connector = RedisConnector::single(server.url())
+        .unwrap()
+        .connect_timeout(patience)
+        .response_timeout(patience);
+    let limits = RedisLimits::builder(connector)
+        .totals(totals.clone())
+        .connect()
+        .await
+        .unwrap();
+    let n_asked = || totals.n_asked.load(std::sync::atomic::Ordering::Relaxed);
+    let set = set_of(
+        "acme",
+        [
+            Rule::from(Quota::monthly(100)),
+            Rate::per_second(1_000).into(),
+        ],
+    );
+    let left = async || {
+        call(&limits, &set)
+            .await
+            .map(|decision| decision.states[0].remaining)
+    };
+    // The month is older than the server: it may have been counted elsewhere. Nobody can say yet.
+    assert!(matches!(left().await, Err(LimitStoreError::Unavailable(_))));
+    assert_eq!(n_asked(), 1);
+    *totals.used.lock().unwrap() = Some(40);
+    let calls: Vec<_> = (0..100)
+        .map(|_| {
+            let (limits, set) = (limits.clone(), Arc::clone(&set));
+            tokio::spawn(async move { call(&limits, &set).await.unwrap().states[0].remaining })
+        })
+        .collect();
+    let mut left_after = Vec::new();
+    for call in calls {
+        left_after.push(call.await.unwrap());
+    }
+    assert_eq!(
+        left_after.iter().max(),
+        Some(&59),
+        "the totals and the first call"
+    );
+    assert_eq!(
+        left_after.iter().min(),
+        Some(&0),
+        "no call more than the month has left"
+    );
+    assert_eq!(n_asked(), 2);
+    // Everything is lost, the epoch too: the totals tell.
+    let () = server.query(&["FLUSHALL"]);
+    *totals.used.lock().unwrap() = Some(97);
+    assert_eq!(left().await.unwrap(), 2);
+    assert_eq!(n_asked(), 3);
+    assert!(server.query::<u64>(&["GET", "tg:1:epoch"]) > 1_700_000_000_000_000);
+    // A month that began after the server did is known to have begun at nothing.
+    let () = server.query(&["FLUSHALL"]);
+    let () = server.query(&["SET", "tg:1:epoch", "1600000000000000"]);
+    assert_eq!(left().await.unwrap(), 99);
+    assert_eq!(n_asked(), 3);
 }

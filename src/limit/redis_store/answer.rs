@@ -55,6 +55,8 @@ pub(super) enum NoDecision {
     Corrupt,
     /// The calendar's bounds that were sent are not around the server's time.
     Calendar,
+    /// A quota of the call is not there, and may have been lost.
+    Missing,
     /// The answer cannot be read.
     Bad(BadAnswer),
 }
@@ -114,6 +116,7 @@ pub(super) fn decision(
         status::REFUSED => true,
         status::CORRUPT => return Err(NoDecision::Corrupt),
         status::CALENDAR => return Err(NoDecision::Calendar),
+        status::MISSING => return Err(NoDecision::Missing),
         _ => return Err(BadAnswer.into()),
     };
     let mut told: SmallVec<[(Applied<'_>, Option<Told>); 4]> = SmallVec::new();

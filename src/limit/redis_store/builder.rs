@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Inner, RedisLimits, driver::DriverMetrics, leases::Leases};
+use super::{Inner, RedisLimits, driver::DriverMetrics, leases::Leases, totals::QuotaTotals};
 use crate::{
     clock::{Clock, SystemClock},
     error::ConfigError,
@@ -24,6 +24,7 @@ pub struct RedisLimitsBuilder {
     pub(super) margin: Duration,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) time_of_calls: bool,
+    pub(super) totals: Option<Arc<dyn QuotaTotals>>,
 }
 
 impl RedisLimitsBuilder {
@@ -35,6 +36,7 @@ impl RedisLimitsBuilder {
             margin: MARGIN,
             clock: SystemClock::shared(),
             time_of_calls: false,
+            totals: None,
         }
     }
 
@@ -59,6 +61,16 @@ impl RedisLimitsBuilder {
     /// unless set. A server whose clock is stepped back by less forgets nothing too early.
     pub const fn margin(mut self, margin: Duration) -> Self {
         self.margin = margin;
+        self
+    }
+
+    /// Where quotas are read from that the server has lost; none unless set: a lost quota begins at zero.
+    ///
+    /// It is asked for quotas of tenants and keys whose count is not there in a period that is older than the
+    /// server's data, which the key `tg:1:epoch` tells. In a Cluster, where a part of the data can be lost, it is
+    /// asked for the first call of every tenant in every period.
+    pub fn totals(mut self, totals: impl QuotaTotals) -> Self {
+        self.totals = Some(Arc::new(totals));
         self
     }
 
@@ -98,7 +110,10 @@ impl RedisLimitsBuilder {
         let metrics = DriverMetrics::new();
         let leases = Arc::new(Leases::default());
         let inner = Inner::start(self, &link, n_drivers, metrics, leases);
-        inner.begin_epoch(link).await;
+        inner
+            .begin_epoch(link)
+            .await
+            .map_err(RedisStartError::Connect)?;
         Ok(RedisLimits {
             inner: Arc::new(inner),
         })

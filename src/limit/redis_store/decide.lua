@@ -1,19 +1,22 @@
 -- Decides and settles a batch of calls. Each call is all or nothing over its rules; calls follow one another.
 --
--- KEYS     the hashes of the limit keys that the batch counts under
--- ARGV[1]  MessagePack: {margin, fields, calls}
+-- KEYS     the hashes of the limit keys that the batch counts under, and perhaps the epoch key
+-- ARGV[1]  MessagePack: {margin, fields, calls, epoch}
 --   margin  microseconds that a hash outlives its last need
 --   fields  for each of KEYS the names of the fields that the batch uses; they are numbered through: slots
 --   calls   {operation, now, wall, rule, rule, ...}; now and wall are 0 for the server's own clock
+--   epoch   the place in KEYS of the key that says since when the server has held its counts; 0 for none
 --   rule    {kind, slot, a, b, c, parameters...}, where a, b, c are
 --             of DECIDE and LOOK  units, 1 for a rule that never refuses, {percent, units, percent, units, ...}
 --             of SETTLE           period of the charge, units to give back, units to charge more
 --             of GRANT            units to give back
+--             of SEED             period, units that are known to have been used in it
 --   parameters
 --     BUCKET  ticks per microsecond, ticks per unit, burst
 --     WINDOW  limit, cell in microseconds, cells, 1 for a smooth edge
 --     LOG     limit, window in microseconds
---     QUOTA   limit, start of the period before, of this one, of the next, of the one after
+--     QUOTA   limit, start of the period before, of this one, of the next, of the one after, 1 to answer MISSING
+--             for a count that is not there although the epoch is younger than its period
 --     GAUGE   limit, lease in microseconds, receipt (16 bytes)
 --
 -- Answers integers: the server's time in microseconds, then for each call a length and so many values: a status,
@@ -24,8 +27,8 @@
 -- number is an integer of at most 2^53, so that doubles are exact; a product that could be larger is never formed.
 -- Numbers become text by %.0f alone, because tostring and `..` keep 14 digits.
 
-local DECIDE, LOOK, SETTLE, RENEW, RESET, GRANT = 1, 2, 3, 4, 5, 6
-local ADMITTED, REFUSED, CORRUPT, CALENDAR = 0, 1, 2, 3
+local LOOK, SETTLE, RENEW, RESET, GRANT, SEED = 2, 3, 4, 5, 6, 7
+local ADMITTED, REFUSED, CORRUPT, CALENDAR, MISSING = 0, 1, 2, 3, 4
 local BUCKET, WINDOW, LOG, QUOTA, GAUGE = 1, 2, 3, 4, 5
 local TAGS = {'b', 'w', 'l', 'q', 'c'}
 local MAX, HALF = 9007199254740992, 4503599627370496
@@ -82,8 +85,26 @@ local function mul_div(x, m, c)
   return quotient, remainder
 end
 
+-- Since when the server has held its counts, in microseconds; for ever in the future when that is not known.
+local epoch
+local function held_since()
+  if epoch then return epoch end
+  epoch = MAX
+  local key = KEYS[batch[4]]
+  if key then
+    local text = redis.pcall('GET', key)
+    if type(text) == 'string' then epoch = match(text, '^%d+$') and count(text) or MAX end
+    if text == false then
+      -- Whatever was held before is gone.
+      epoch = time
+      redis.call('SET', key, format('%.0f', time))
+    end
+  end
+  return epoch
+end
+
 -- Bringing a slot's state to now. Each function returns the state, nil for one that is corrupt, false when the
--- calendar's bounds do not fit. Until something is charged a state is only looked at, and not written.
+-- calendar's bounds do not fit or the count is missing. Until something is charged a state is only looked at, and not written.
 local bring, passes, take, settle, write = {}, {}, {}, {}, {}
 
 -- The state's text after its kind and the thresholds told; '' where there is none yet, nil for a foreign value.
@@ -458,6 +479,10 @@ bring[QUOTA] = function(slot, rule, _, wall)
   end
   if not state.from then
     if not turn(state, rule, wall) then return false end
+    if rule[11] == 1 and state.from < held_since() then
+      slot.state, slot.is_missing = nil, true
+      return false
+    end
   elseif wall >= state.to then
     if not turn(state, rule, wall) then return false end
     state.used = 0
@@ -593,7 +618,7 @@ local function reach(slot, kind, thresholds, before, after)
 end
 
 local slots = {}
-for place = 1, #KEYS do
+for place = 1, #fields do
   local names = fields[place]
   local read = redis.pcall('HMGET', KEYS[place], 'x', unpack(names))
   local foreign = read.err ~= nil
@@ -637,7 +662,7 @@ local function decide(call, now, wall)
     local slot = slots[rule[2]]
     local state = bring[rule[1]](slot, rule, now, wall)
     if state == nil then return CORRUPT end
-    if state == false then return CALENDAR end
+    if state == false then return slot.is_missing and MISSING or CALENDAR end
     slot.kind, slot.now, slot.wall = rule[1], now, wall
     passed[place] = passes[rule[1]](state, rule, rule[3], now)
     refused = refused or (rule[4] == 0 and not passed[place])
@@ -665,11 +690,15 @@ local function decide(call, now, wall)
 end
 
 -- A settlement of a count that is gone begins a new one, unless it is a period that is over.
-local function state_for_settlement(slot, rule, now, wall)
+local function state_for_settlement(operation, slot, rule, now, wall)
   if rule[1] ~= QUOTA then return bring[rule[1]](slot, rule, now, wall) end
   local state = slot.state or read_quota(slot)
   if not state then return nil end
-  if not state.from and not turn(state, rule, wall) then return false end
+  if not state.from then
+    if not turn(state, rule, wall) then return false end
+    -- A lost count begins with its totals, which know of this charge too.
+    if rule[11] == 1 and operation ~= SEED and state.from < held_since() then return false end
+  end
   slot.state = state
   return state
 end
@@ -682,7 +711,7 @@ local function change(call, now, wall)
     if call[1] == RESET then
       slot.dropped, slot.dirty, slot.state, slot.text, slot.exists = true, false, nil, nil, false
     else
-      local state = state_for_settlement(slot, rule, now, wall)
+      local state = state_for_settlement(call[1], slot, rule, now, wall)
       if state == nil then
         status = CORRUPT
       elseif state ~= false then
@@ -695,6 +724,11 @@ local function change(call, now, wall)
           end
         elseif call[1] == SETTLE then
           if settle[kind](state, rule, rule[3], rule[4], rule[5]) then slot.dirty = true end
+        elseif call[1] == SEED then
+          if state.from == rule[3] then
+            if state.used < rule[4] then state.used = rule[4] end
+            slot.dirty, slot.is_missing = true, false
+          end
         elseif kind == BUCKET then
           give_to_bucket(state, rule[3])
           slot.dirty = true

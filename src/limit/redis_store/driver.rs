@@ -80,6 +80,8 @@ pub(super) struct Driver {
     link: Connection,
     n_timeouts: u32,
     margin_micros: u64,
+    /// The epoch key, where the script has to look at it.
+    epoch: Option<Key>,
     metrics: DriverMetrics,
 }
 
@@ -119,6 +121,7 @@ impl Driver {
         link: Link,
         queue: mpsc::Receiver<Queued>,
         margin: Duration,
+        epoch: Option<Key>,
         metrics: DriverMetrics,
     ) -> Self {
         Self {
@@ -128,6 +131,7 @@ impl Driver {
             link: Connection::Up(link),
             n_timeouts: 0,
             margin_micros: crate::clock::micros(margin),
+            epoch,
             metrics,
         }
     }
@@ -201,10 +205,10 @@ impl Driver {
         };
         let deadline = self.connector.response_timeout;
         let commands = batches.iter().map(|batch| {
-            let argument = batch.argument(self.margin_micros);
+            let argument = batch.argument(self.margin_micros, self.epoch.is_some());
             let (link, script) = (link.clone(), &self.script);
-            let keys = &batch.keys;
-            Box::pin(async move { ask(link, script, keys, argument.as_bytes(), deadline).await })
+            let keys: Vec<&Key> = batch.keys.iter().chain(&self.epoch).collect();
+            Box::pin(async move { ask(link, script, &keys, argument.as_bytes(), deadline).await })
                 as Asking<'_>
         });
         let answers: Vec<Result<Value, Failed>> = all(commands.collect()).await;
@@ -358,11 +362,11 @@ impl Batch {
                 .unwrap_or_default()
     }
 
-    fn argument(&self, margin_micros: u64) -> Pack {
+    fn argument(&self, margin_micros: u64, has_epoch: bool) -> Pack {
         let mut starts = Vec::with_capacity(self.fields.len());
         let mut next = 1;
         let mut pack = Pack::default();
-        pack.array(3);
+        pack.array(4);
         pack.integer(margin_micros);
         pack.array(self.fields.len());
         for fields in &self.fields {
@@ -387,6 +391,12 @@ impl Batch {
                 pack.append(rule.rest.as_bytes());
             }
         }
+        // The epoch stands behind the keys of counts.
+        pack.integer(if has_epoch {
+            self.fields.len() as u64 + 1
+        } else {
+            0
+        });
         pack
     }
 }
@@ -395,7 +405,7 @@ impl Batch {
 async fn ask(
     mut link: Link,
     script: &Script,
-    keys: &[Key],
+    keys: &[&Key],
     argument: &[u8],
     deadline: Duration,
 ) -> Result<Value, Failed> {

@@ -5,6 +5,7 @@ mod builder;
 mod driver;
 mod leases;
 mod prepare;
+mod totals;
 mod wire;
 
 use std::{
@@ -17,19 +18,24 @@ use std::{
 };
 
 use async_trait::async_trait;
+use redis::RedisError;
 use smallvec::SmallVec;
 use tokio::{
     sync::{mpsc, oneshot},
     task::AbortHandle,
 };
 
-pub use self::builder::RedisLimitsBuilder;
 use self::{
     answer::{Applied, NoDecision, applied},
     driver::{Driver, DriverMetrics, Queued, Release},
     leases::Leases,
-    prepare::Prepared,
+    prepare::{Prepared, PreparedRule},
+    totals::Reading,
     wire::{Answer, Operation, PackedCall, status},
+};
+pub use self::{
+    builder::RedisLimitsBuilder,
+    totals::{LostQuota, QuotaTotals},
 };
 use super::{
     compile::CompiledAlgorithm,
@@ -112,6 +118,8 @@ struct Inner {
     metrics: DriverMetrics,
     clock: Arc<dyn Clock>,
     time_of_calls: bool,
+    totals: Option<Arc<dyn QuotaTotals>>,
+    reading: Reading,
     /// Receipts are this process's own, and then numbered.
     boot: u64,
     next_receipt: AtomicU64,
@@ -134,6 +142,8 @@ enum NotAsked {
     Ended,
     #[error("the calendar's period was not found in two attempts")]
     Calendar,
+    #[error("Redis has lost a quota and its totals are not known yet")]
+    TotalsUnknown,
 }
 
 /// A value under one of our keys is not a count.
@@ -252,6 +262,9 @@ impl Inner {
     ) -> Self {
         let connector = Arc::new(builder.connector);
         let script = Script::new(DECIDE);
+        // In a Cluster it lies in another slot than the counts.
+        let epoch =
+            (builder.totals.is_some() && !connector.is_cluster()).then(|| builder.space.epoch());
         let queues: Box<[_]> = (0..n_drivers)
             .map(|_| {
                 let (queue, calls) = mpsc::channel(builder.queue);
@@ -261,6 +274,7 @@ impl Inner {
                     link.clone(),
                     calls,
                     builder.margin,
+                    epoch.clone(),
                     metrics.clone(),
                 );
                 tokio::spawn(driver.run());
@@ -284,6 +298,8 @@ impl Inner {
             metrics,
             clock: builder.clock,
             time_of_calls: builder.time_of_calls,
+            totals: builder.totals,
+            reading: Reading::default(),
             boot: u64::from_be_bytes(boot),
             next_receipt: AtomicU64::new(0),
             server_ahead: AtomicI64::new(0),
@@ -292,13 +308,14 @@ impl Inner {
 
     /// Notes in the server since when it has held its counts, unless it is noted. A note that is younger than a
     /// period tells that the period's counts may have been lost.
-    async fn begin_epoch(&self, mut link: Link) {
+    async fn begin_epoch(&self, mut link: Link) -> Result<(), RedisError> {
+        let time = link.query(redis::cmd("TIME"), EPOCH_PATIENCE).await?;
+        let (seconds, micros): (u64, u64) = redis::from_redis_value(time)?;
         let mut note = redis::cmd("SET");
-        let now = self.clock.now().wall().as_unix_micros();
-        note.arg(&*self.space.epoch()).arg(now).arg("NX");
-        if let Err(error) = link.query(note, EPOCH_PATIENCE).await {
-            tracing::debug!(target: "tollgate::redis", %error, "the epoch was not noted");
-        }
+        note.arg(&*self.space.epoch())
+            .arg(seconds.saturating_mul(1_000_000).saturating_add(micros))
+            .arg("NX");
+        link.query(note, EPOCH_PATIENCE).await.map(drop)
     }
 
     fn receipt(&self) -> u128 {
@@ -343,7 +360,7 @@ impl Inner {
         around: Timestamp,
         receipt: u128,
     ) -> PackedCall {
-        let prepared = Prepared::of(call.set, &self.space);
+        let prepared = Prepared::of(call.set, &self.space, self.totals.is_some());
         let rules = applied
             .iter()
             .filter(|rule| rule.has_count)
@@ -395,7 +412,7 @@ impl Inner {
         }
     }
 
-    async fn decide(&self, call: &LimitCall<'_>) -> Result<Decision, LimitStoreError> {
+    async fn decide(self: &Arc<Self>, call: &LimitCall<'_>) -> Result<Decision, LimitStoreError> {
         let applied = applied(call);
         if !applied.iter().any(|rule| rule.has_count) {
             return Ok(answer::without_trip(&applied));
@@ -409,7 +426,9 @@ impl Inner {
             Operation::Decide
         };
         let mut around = self.server_wall(call.now.wall());
-        for _ in 0..2 {
+        let mut is_read = false;
+        // Once more with the right calendar, and once more when a lost quota has been read.
+        for _ in 0..3 {
             let receipt = self.receipt();
             let packed = self.pack(operation, call, &applied, around, receipt);
             let shard = self.shard_of(&packed);
@@ -439,11 +458,101 @@ impl Inner {
                 Err(NoDecision::Bad(bad)) => {
                     return Err(LimitStoreError::Indeterminate(bad.into()));
                 }
+                Err(NoDecision::Missing) if is_read => {
+                    return Err(LimitStoreError::Unavailable(NotAsked::TotalsUnknown.into()));
+                }
+                Err(NoDecision::Missing) => {
+                    is_read = true;
+                    self.read_totals(call, &applied, Timestamp::from_unix_micros(time.1))
+                        .await;
+                }
                 // Nothing was charged. The second time the bounds are those around the server's own time.
                 Err(NoDecision::Calendar) => around = Timestamp::from_unix_micros(time.1),
             }
         }
         Err(LimitStoreError::Unavailable(NotAsked::Calendar.into()))
+    }
+
+    /// Reads the quotas of a call from the totals, and waits until they stand in Redis or the source has failed.
+    async fn read_totals(
+        self: &Arc<Self>,
+        call: &LimitCall<'_>,
+        applied: &[Applied<'_>],
+        now: Timestamp,
+    ) {
+        let owner = call.set.owner();
+        for rule in applied
+            .iter()
+            .filter(|rule| rule.has_count && rule.rule.is_fixed_by_owner())
+        {
+            let CompiledAlgorithm::Quota(quota) = rule.rule.compiled() else {
+                continue;
+            };
+            let period = quota.bounds(now, owner.billing_anchor);
+            let start = period.start.as_unix_micros();
+            let prepared = Prepared::of(call.set, &self.space, self.totals.is_some());
+            let (Some(totals), Some((key, field))) = (
+                &self.totals,
+                prepared
+                    .rule(rule.index)
+                    .and_then(PreparedRule::fixed_place),
+            ) else {
+                continue;
+            };
+            let key = (key, field, start);
+            let (mut done, begins) = self.reading.join(&key);
+            if let Some(begins) = begins {
+                let lost = LostQuota {
+                    tenant: owner.tenant.clone(),
+                    environment: owner.environment,
+                    key: owner.key.clone(),
+                    rule: Arc::clone(&rule.rule.rule().name),
+                    scope: rule.rule.scope().clone(),
+                    unit: rule.rule.unit().clone(),
+                    period,
+                };
+                let (inner, totals) = (Arc::clone(self), Arc::clone(totals));
+                let (call, index) = (call.to_owned(), rule.index);
+                // A task of its own: whoever asked may leave before the answer is there.
+                tokio::spawn(async move {
+                    match totals.used(&lost).await {
+                        Ok(units) => inner.seed(&call.as_call(), index, start, units, now).await,
+                        Err(error) => {
+                            tracing::warn!(target: "tollgate::redis", error = &*error as &dyn std::error::Error, "the totals of a lost quota are not known");
+                        }
+                    }
+                    inner.reading.end(&key);
+                    begins.send_replace(true);
+                });
+            }
+            // A task that has panicked ends the wait as well.
+            let _ = done.wait_for(|done| *done).await;
+        }
+    }
+
+    /// Puts into Redis what is known to have been used, unless more is counted there already.
+    async fn seed(
+        &self,
+        call: &LimitCall<'_>,
+        index: usize,
+        start: u64,
+        units: u64,
+        now: Timestamp,
+    ) {
+        let prepared = Prepared::of(call.set, &self.space, self.totals.is_some());
+        let values = (start, units.min(Cost::MAX), Some(0));
+        let packed = call.set.rules().get(index).and_then(|rule| {
+            let prepared = prepared.rule(index)?;
+            prepared.pack(&self.space, call.set, rule, call.scopes, values, now, 0)
+        });
+        let call = PackedCall {
+            operation: Operation::Seed,
+            time: self.time_of(call),
+            rules: packed.into_iter().collect(),
+        };
+        if let Err(error) = self.ask(self.shard_of(&call), call, None).await {
+            tracing::debug!(target: "tollgate::redis", error = &error as &dyn std::error::Error, "a quota was not begun");
+        }
     }
 
     fn learn_time(&self, call: &LimitCall<'_>, answer: &Answer) {
@@ -457,7 +566,7 @@ impl Inner {
             return;
         }
         self.leases.close(receipt.id());
-        let prepared = Prepared::of(call.set, &self.space);
+        let prepared = Prepared::of(call.set, &self.space, self.totals.is_some());
         let rules: SmallVec<_> = receipt
             .holds()
             .iter()

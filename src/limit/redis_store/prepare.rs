@@ -27,6 +27,7 @@ pub(super) const MAX_EXACT: u64 = 1 << 53;
 #[derive(Debug)]
 pub(super) struct Prepared {
     space: KeySpace,
+    guards_quotas: bool,
     rules: Box<[PreparedRule]>,
 }
 
@@ -39,6 +40,7 @@ pub(super) struct PreparedRule {
     thresholds: Pack,
     parameters: Pack,
     n_parameters: usize,
+    is_guarded: bool,
     /// The calendar's bounds around the last call: the starts of the period before, the current one, the next
     /// and the one after.
     bounds: Mutex<Option<[u64; 4]>>,
@@ -46,19 +48,25 @@ pub(super) struct PreparedRule {
 
 impl Prepared {
     /// The packed rules of a set, made at its first call.
-    pub(super) fn of(set: &LimitSet, space: &KeySpace) -> Arc<Self> {
+    /// `guards_quotas` makes the script say that a quota is missing instead of beginning it at zero.
+    pub(super) fn of(set: &LimitSet, space: &KeySpace, guards_quotas: bool) -> Arc<Self> {
         let make = || {
             Arc::new(Self {
                 space: space.clone(),
+                guards_quotas,
                 rules: set
                     .rules()
                     .iter()
-                    .map(|rule| PreparedRule::new(rule, set.owner(), space))
+                    .map(|rule| PreparedRule::new(rule, set.owner(), space, guards_quotas))
                     .collect(),
             })
         };
         match set.prepared(make) {
-            Some(prepared) if prepared.space == *space => Arc::clone(prepared),
+            Some(prepared)
+                if prepared.space == *space && prepared.guards_quotas == guards_quotas =>
+            {
+                Arc::clone(prepared)
+            }
             // Another store, or one of other keys, has put its own there.
             _ => make(),
         }
@@ -70,7 +78,7 @@ impl Prepared {
 }
 
 impl PreparedRule {
-    fn new(rule: &CompiledRule, owner: &Owner, space: &KeySpace) -> Self {
+    fn new(rule: &CompiledRule, owner: &Owner, space: &KeySpace, guards_quotas: bool) -> Self {
         let mut thresholds = Pack::default();
         thresholds.array(rule.thresholds().len() * 2);
         for threshold in rule.thresholds() {
@@ -92,8 +100,15 @@ impl PreparedRule {
             thresholds,
             parameters,
             n_parameters: numbers.len(),
+            // What a route, an address or a value has used is in nobody's totals.
+            is_guarded: guards_quotas && rule.is_fixed_by_owner(),
             bounds: Mutex::new(None),
         }
+    }
+
+    /// The key and the field of a count that the owner alone says.
+    pub(super) fn fixed_place(&self) -> Option<(Key, Key)> {
+        Some((Arc::clone(self.key.as_ref()?), Arc::clone(&self.field)))
     }
 
     /// Packs the rule of a call: after its slot `first` and `second`, then the thresholds of a decision or
@@ -131,7 +146,8 @@ impl PreparedRule {
                 for bound in self.bounds_around(quota, around, set.owner().billing_anchor) {
                     rest.integer(bound);
                 }
-                n_rest += 4;
+                rest.integer(self.is_guarded.into());
+                n_rest += 5;
             }
             CompiledAlgorithm::Concurrency(_) => {
                 rest.bytes(&receipt.to_be_bytes());

@@ -19,6 +19,8 @@ pub(super) enum Operation {
     Reset = 5,
     /// Give units back.
     Grant = 6,
+    /// Begin a quota with what is known to have been used.
+    Seed = 7,
 }
 
 /// The first value of an answer.
@@ -27,6 +29,7 @@ pub(super) mod status {
     pub(in super::super) const REFUSED: i64 = 1;
     pub(in super::super) const CORRUPT: i64 = 2;
     pub(in super::super) const CALENDAR: i64 = 3;
+    pub(in super::super) const MISSING: i64 = 4;
 }
 
 /// MessagePack, as far as the script needs it.
