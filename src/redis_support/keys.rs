@@ -225,7 +225,8 @@ mod tests {
         // CLUSTER KEYSLOT says the same.
         assert_eq!(slot(b"123456789"), 12_739);
         assert_eq!(slot(b"foo{bar}zap"), slot(b"bar"));
-        assert_eq!(slot(b"foo{}bar"), 8_363);
+        // An empty tag is none.
+        assert_eq!(slot(b"foo{}bar"), 14_292);
         assert_eq!(slot(b"{user1000}.following"), 3_443);
     }
 

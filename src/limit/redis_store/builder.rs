@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Inner, RedisLimits, driver::DriverMetrics, leases::Leases, totals::QuotaTotals};
+use super::{
+    RedisLimits, driver::DriverMetrics, inner::Inner, leases::Leases, totals::QuotaTotals,
+};
 use crate::{
     clock::{Clock, SystemClock},
     error::ConfigError,

@@ -1,19 +1,18 @@
 //! One task that sends the calls of many as one batch: the next batch is what has come in while the last one was
 //! on its way, so its size follows the load by itself.
 
-use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use redis::Value;
-use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
-use super::wire::{Answer, BadAnswer, Operation, Pack, PackedCall};
+use super::{
+    batch::{Batch, MAX_CALLS, read},
+    wire::{Answer, Operation, PackedCall},
+};
 use crate::redis_support::{Failed, Key, Link, RedisConnector, RedisFault, Script};
 
-/// The most calls and the most keys of one batch: about a millisecond of the server's time.
-const MAX_CALLS: usize = 128;
-const MAX_KEYS: usize = 128;
 /// An answer that is late once may be a slow server; twice, the connection may be dead.
 const TIMEOUTS_UNTIL_RECONNECT: u32 = 2;
 
@@ -310,97 +309,6 @@ impl Driver {
     }
 }
 
-/// One run of the script.
-#[derive(Debug, Default)]
-struct Batch {
-    slot: Option<u16>,
-    keys: Vec<Key>,
-    places: HashMap<Key, usize>,
-    /// For each key the fields that are used.
-    fields: Vec<SmallVec<[Key; 3]>>,
-    calls: Vec<Queued>,
-}
-
-impl Batch {
-    fn new(slot: Option<u16>) -> Self {
-        Self {
-            slot,
-            ..Self::default()
-        }
-    }
-
-    fn has_room(&self, call: &PackedCall) -> bool {
-        self.calls.len() < MAX_CALLS
-            && (self.keys.len() + call.rules.len() <= MAX_KEYS || self.calls.is_empty())
-    }
-
-    fn push(&mut self, queued: Queued) {
-        for rule in &queued.call.rules {
-            let place = *self.places.entry(Arc::clone(&rule.key)).or_insert_with(|| {
-                self.keys.push(Arc::clone(&rule.key));
-                self.fields.push(SmallVec::new());
-                self.keys.len() - 1
-            });
-            if let Some(fields) = self.fields.get_mut(place)
-                && !fields.contains(&rule.field)
-            {
-                fields.push(Arc::clone(&rule.field));
-            }
-        }
-        self.calls.push(queued);
-    }
-
-    /// The number of a rule's slot: fields are numbered through, from one.
-    fn slot_of(&self, starts: &[usize], key: &Key, field: &Key) -> usize {
-        let place = self.places.get(key).copied().unwrap_or_default();
-        let start = starts.get(place).copied().unwrap_or_default();
-        let fields = self.fields.get(place).map_or(&[][..], |fields| fields);
-        start
-            + fields
-                .iter()
-                .position(|known| known == field)
-                .unwrap_or_default()
-    }
-
-    fn argument(&self, margin_micros: u64, has_epoch: bool) -> Pack {
-        let mut starts = Vec::with_capacity(self.fields.len());
-        let mut next = 1;
-        let mut pack = Pack::default();
-        pack.array(4);
-        pack.integer(margin_micros);
-        pack.array(self.fields.len());
-        for fields in &self.fields {
-            starts.push(next);
-            next += fields.len();
-            pack.array(fields.len());
-            for field in fields {
-                pack.bytes(field);
-            }
-        }
-        pack.array(self.calls.len());
-        for Queued { call, .. } in &self.calls {
-            let (now, wall) = call.time.unwrap_or((0, 0));
-            pack.array(3 + call.rules.len());
-            pack.integer(call.operation as u64);
-            pack.integer(now);
-            pack.integer(wall);
-            for rule in &call.rules {
-                pack.array(2 + rule.n_rest);
-                pack.integer(rule.kind.into());
-                pack.integer(self.slot_of(&starts, &rule.key, &rule.field) as u64);
-                pack.append(rule.rest.as_bytes());
-            }
-        }
-        // The epoch stands behind the keys of counts.
-        pack.integer(if has_epoch {
-            self.fields.len() as u64 + 1
-        } else {
-            0
-        });
-        pack
-    }
-}
-
 /// Sends a batch; once more in full to a server that does not know the script, and has done nothing.
 async fn ask(
     mut link: Link,
@@ -444,30 +352,6 @@ async fn all(mut futures: Vec<Asking<'_>>) -> Vec<Result<Value, Failed>> {
         Poll::Ready(done.drain(..).flatten().collect())
     })
     .await
-}
-
-/// The answers of a batch, one for each call.
-fn read(value: &Value, n_calls: usize) -> Result<Vec<Answer>, BadAnswer> {
-    let Value::Array(values) = value else {
-        return Err(BadAnswer);
-    };
-    let mut numbers = values.iter().map(|value| match value {
-        Value::Int(number) => Ok(*number),
-        _ => Err(BadAnswer),
-    });
-    let mut next = || numbers.next().unwrap_or(Err(BadAnswer));
-    let server_micros = u64::try_from(next()?).map_err(|_| BadAnswer)?;
-    let mut answers = Vec::with_capacity(n_calls);
-    for _ in 0..n_calls {
-        let n_values = usize::try_from(next()?).map_err(|_| BadAnswer)?;
-        answers.push(Answer {
-            server_micros,
-            values: (0..n_values.min(values.len()))
-                .map(|_| next())
-                .collect::<Result<_, _>>()?,
-        });
-    }
-    Ok(answers)
 }
 
 fn deliver(batch: Batch, answers: Vec<Answer>) {

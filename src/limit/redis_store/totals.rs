@@ -9,7 +9,15 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use super::{
+    super::{compile::CompiledAlgorithm, cost::Cost, store::LimitCall},
+    answer::Applied,
+    inner::Inner,
+    prepare::{Prepared, PreparedRule},
+    wire::{Operation, PackedCall},
+};
 use crate::{
+    clock::Timestamp,
     id::{Environment, KeyId, TenantId},
     limit::{PeriodBounds, Scope, Unit},
 };
@@ -82,5 +90,89 @@ impl Reading {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(key);
+    }
+}
+
+impl Inner {
+    /// Reads the quotas of a call from the totals, and waits until they stand in Redis or the source has failed.
+    pub(super) async fn read_totals(
+        self: &Arc<Self>,
+        call: &LimitCall<'_>,
+        applied: &[Applied<'_>],
+        now: Timestamp,
+    ) {
+        let owner = call.set.owner();
+        for rule in applied
+            .iter()
+            .filter(|rule| rule.has_count && rule.rule.is_fixed_by_owner())
+        {
+            let CompiledAlgorithm::Quota(quota) = rule.rule.compiled() else {
+                continue;
+            };
+            let period = quota.bounds(now, owner.billing_anchor);
+            let start = period.start.as_unix_micros();
+            let prepared = Prepared::of(call.set, &self.space, self.totals.is_some());
+            let (Some(totals), Some((key, field))) = (
+                &self.totals,
+                prepared
+                    .rule(rule.index)
+                    .and_then(PreparedRule::fixed_place),
+            ) else {
+                continue;
+            };
+            let key = (key, field, start);
+            let (mut done, begins) = self.reading.join(&key);
+            if let Some(begins) = begins {
+                let lost = LostQuota {
+                    tenant: owner.tenant.clone(),
+                    environment: owner.environment,
+                    key: owner.key.clone(),
+                    rule: Arc::clone(&rule.rule.rule().name),
+                    scope: rule.rule.scope().clone(),
+                    unit: rule.rule.unit().clone(),
+                    period,
+                };
+                let (inner, totals) = (Arc::clone(self), Arc::clone(totals));
+                let (call, index) = (call.to_owned(), rule.index);
+                // A task of its own: whoever asked may leave before the answer is there.
+                tokio::spawn(async move {
+                    match totals.used(&lost).await {
+                        Ok(units) => inner.seed(&call.as_call(), index, start, units, now).await,
+                        Err(error) => {
+                            tracing::warn!(target: "tollgate::redis", error = &*error as &dyn std::error::Error, "the totals of a lost quota are not known");
+                        }
+                    }
+                    inner.reading.end(&key);
+                    begins.send_replace(true);
+                });
+            }
+            // A task that has panicked ends the wait as well.
+            let _ = done.wait_for(|done| *done).await;
+        }
+    }
+
+    /// Puts into Redis what is known to have been used, unless more is counted there already.
+    pub(super) async fn seed(
+        &self,
+        call: &LimitCall<'_>,
+        index: usize,
+        start: u64,
+        units: u64,
+        now: Timestamp,
+    ) {
+        let prepared = Prepared::of(call.set, &self.space, self.totals.is_some());
+        let values = (start, units.min(Cost::MAX), Some(0));
+        let packed = call.set.rules().get(index).and_then(|rule| {
+            let prepared = prepared.rule(index)?;
+            prepared.pack(&self.space, call.set, rule, call.scopes, values, now, 0)
+        });
+        let call = PackedCall {
+            operation: Operation::Seed,
+            time: self.time_of(call),
+            rules: packed.into_iter().collect(),
+        };
+        if let Err(error) = self.ask(self.shard_of(&call), call, None).await {
+            tracing::debug!(target: "tollgate::redis", error = &error as &dyn std::error::Error, "a quota was not begun");
+        }
     }
 }
