@@ -38,6 +38,8 @@ struct Document {
     time_zone: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lease: Option<Length>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    route: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "is_default")]
     scope: Scope,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -76,6 +78,17 @@ impl Kind {
             Self::Unlimited => "unlimited",
         }
     }
+
+    /// What another kind calls by the field, this one calls by another name.
+    fn instead_of(self, field: &str) -> &'static str {
+        let is_length = matches!(field, "per" | "window" | "period");
+        match self {
+            Self::Rate if is_length => ": write `per`, such as `per = \"second\"`",
+            Self::Window if is_length => ": write `window`, such as `window = \"1h\"`",
+            Self::Quota if is_length => ": write `period`, such as `period = \"month\"`",
+            _ => "",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,7 +110,9 @@ impl<'de> Deserialize<'de> for Rule {
     ///   `smooth` or `exact` (the log).
     /// - `period` (`quota`, needed): `hour`, `day`, `month` or `billing`; `time_zone`: UTC unless given.
     /// - `lease` (`concurrency`): `1m` unless given.
-    /// - `scope`, `unit`, `action` (`refuse`, `warn`, `overage`), `thresholds` (percentages),
+    /// - `route`: the template of the one route whose calls count, such as `/v1/chat`; every route unless given.
+    /// - `scope` (`tenant`, `key`, `route`, `address` or a name of yours), `unit` (`requests`, `bytes` or a name of
+    ///   yours, such as `tokens`), `action` (`refuse`, `warn`, `overage`), `thresholds` (percentages),
     ///   `on_store_failure` (`local`, `allow`, `deny`) and `shadow` (true or false), for every kind.
     ///
     /// A length is a whole number with `us`, `ms`, `s`, `m`, `h` or `d`, or the name of one unit. A field that
@@ -156,6 +171,7 @@ impl<'de> Deserialize<'de> for Rule {
         Ok(Self {
             name: document.name.unwrap_or(rule.name),
             algorithm: rule.algorithm,
+            route: document.route,
             scope: document.scope,
             unit: document.unit,
             action: document.action,
@@ -198,8 +214,9 @@ impl Document {
                 Err("an exact window has no cells: leave out the field `cells`".to_owned())
             }
             Some((field, ..)) => Err(format!(
-                "a rule of kind `{}` does not take the field `{field}`",
-                self.kind.as_str()
+                "a rule of kind `{}` does not take the field `{field}`{}",
+                self.kind.as_str(),
+                self.kind.instead_of(field),
             )),
             None => Ok(()),
         }
@@ -218,6 +235,7 @@ impl Document {
             period: None,
             time_zone: None,
             lease: None,
+            route: rule.route.clone(),
             scope: rule.scope.clone(),
             unit: rule.unit.clone(),
             action: rule.action,
@@ -296,12 +314,13 @@ mod tests {
         assert_eq!(rate, Rate::per_minute(100).into());
         let rate = json!({
             "kind": "rate", "name": "tokens", "limit": 7, "per": "10s", "burst": 20,
-            "scope": "custom:workspace", "unit": "custom:tokens", "action": "overage",
+            "scope": "workspace", "unit": "tokens", "route": "/v1/chat", "action": "overage",
             "thresholds": [80, 90], "on_store_failure": "deny", "shadow": true,
         });
         let expected = Rate::per(7, Duration::from_secs(10))
             .burst(20)
             .named("tokens")
+            .route("/v1/chat")
             .scope(Scope::Custom("workspace".into()))
             .unit(Unit::custom("tokens"))
             .overage()
@@ -371,7 +390,18 @@ mod tests {
             "week",
         );
         names(json!({"kind": "unlimited", "scope": "adress"}), "adress");
-        names(json!({"kind": "unlimited", "unit": "request"}), "request");
+        names(
+            json!({"kind": "unlimited", "unit": "requets"}),
+            "`requests`",
+        );
+        names(
+            json!({"kind": "quota", "limit": 1, "per": "month"}),
+            "write `period`",
+        );
+        names(
+            json!({"kind": "rate", "limit": 1, "period": "day"}),
+            "write `per`",
+        );
         names(
             json!({"kind": "window", "limit": 1, "window": "1s", "edge": "exact", "cells": 5}),
             "`cells`",

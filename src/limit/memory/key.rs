@@ -61,14 +61,16 @@ enum ScopeValue {
 }
 
 impl<'a> CellRef<'a> {
-    /// The key of a rule's count for one call; `None` when the rule does not apply to the call, because its
-    /// custom scope has no value.
+    /// The key of a rule's count for one call; `None` when the rule does not apply to the call.
     pub(super) fn new(
         hasher: &impl BuildHasher,
         rule: &'a CompiledRule,
         owner: &'a Owner,
         values: &'a ScopeValues,
     ) -> Option<Self> {
+        if rule.route().is_some() && !rule.applies_to(values) {
+            return None;
+        }
         let scope = match rule.scope() {
             Scope::Tenant => ScopeRef::Tenant,
             Scope::Key => ScopeRef::Key(owner.key.as_ref()),

@@ -33,7 +33,6 @@ use self::{
 use super::{
     compile::CompiledRule,
     decision::{Decision, Receipt},
-    rule::Scope,
     set::{LimitSet, Owner, ScopeValues},
     store::{LimitCall, LimitStore, LimitStoreError, OwnedLimitCall, Settlement},
 };
@@ -225,11 +224,8 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Whether the rule applies to the call: its custom scope, if it has one, has a value.
+    /// Whether the rule applies to the call.
     fn applies(&self) -> bool {
-        match self.rule.scope() {
-            Scope::Custom(name) => self.scopes.custom.iter().any(|(known, _)| known == name),
-            _ => true,
-        }
+        self.rule.applies_to(self.scopes)
     }
 }
