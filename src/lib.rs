@@ -80,6 +80,7 @@ pub mod clock;
 #[cfg(feature = "conformance")]
 #[cfg_attr(docsrs, doc(cfg(feature = "conformance")))]
 pub mod conformance;
+mod disk;
 pub mod error;
 pub mod gate;
 pub mod guide;

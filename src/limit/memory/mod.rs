@@ -10,8 +10,15 @@ mod log;
 mod map;
 mod marks;
 mod quota;
+mod saved;
 mod settle;
 mod window;
+
+pub(super) use self::{
+    key::{CountName, ScopeValue},
+    quota::QuotaUse,
+    saved::SavedQuota,
+};
 
 use std::{
     borrow::Cow,
@@ -69,7 +76,7 @@ const DEFAULT_MAX_KEYS: usize = 1_000_000;
 /// [`LimitStoreError::Unavailable`], the policy [`OnStoreFailure`](super::OnStoreFailure) of its rule
 /// applies, and [`n_refused_keys`](Self::n_refused_keys) counts it.
 ///
-/// Everything is lost with the process.
+/// Everything is lost with the process, but for quotas where a [`QuotaSnapshot`](super::QuotaSnapshot) keeps them.
 pub struct MemoryLimits {
     /// Tells the cells that this store has put beside a set from those of another store.
     id: u64,
