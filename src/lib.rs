@@ -59,6 +59,7 @@
 //! - `axum`: extractors for [`Tenant`], [`Identity`] and
 //!   [`Meter`]; route templates and peer addresses as axum knows them.
 //! - `conformance`: test suites for your own implementations of this crate's traits.
+//! - `toml`: [`Document`]s read from and written as TOML.
 //! - `full`: all of them.
 
 #![forbid(unsafe_code)]
@@ -101,7 +102,7 @@ pub mod tenant;
 struct Readme;
 
 pub use crate::{
-    gate::{Tollgate, TollgateBuilder, TollgateLayer},
+    gate::{Document, Tollgate, TollgateBuilder, TollgateLayer},
     identity::{AuthLayer, Identity, TenantLayer},
     limit::LimitLayer,
     meter::{Meter, MeterLayer},

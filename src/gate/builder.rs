@@ -1,12 +1,23 @@
-use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    num::NonZeroU32,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http::StatusCode;
 
-use super::{Tollgate, TollgateLayer, tollgate::Shared};
+use super::{
+    Document, Tollgate, TollgateLayer,
+    reload::{Loaded, Managed},
+    stores::{self, Kept, Stores},
+    tollgate::Shared,
+};
 use crate::{
     auth::{
         AuthEventSink, Challenge, ClientAddr, Extractor, FailureLimit, KeyFormat, KeyHasher,
-        KeyStore, MemoryKeyStore, PeerAddr,
+        KeyStore, PeerAddr,
     },
     clock::{Clock, SystemClock},
     error::{ConfigError, ProblemLayer, RenderError},
@@ -17,15 +28,15 @@ use crate::{
         PathSet, TenantLayer, Tenants,
     },
     limit::{
-        ByIdentity, CostOf, HeaderStyle, LimitKey, LimitLayer, LimitStore, MemoryLimits, Rule,
-        ThresholdSink,
+        ByIdentity, CostOf, HeaderStyle, LimitKey, LimitLayer, LimitStore, OnDamage, QuotaSnapshot,
+        QuotaSnapshotBuilder, Rule, ThresholdSink,
     },
     meter::{MeterLayer, Recorder},
-    plan::{Plan, PlanCatalog, check_scopes},
+    plan::{Names, Plan, PlanCatalog, check_scopes, check_units},
     request_id::{RequestIdLayer, TrustInbound},
     route::{MatchedRoute, RouteOf},
     sink::{LogSink, UsageSink},
-    tenant::{MemoryTenantStore, TenantStore},
+    tenant::TenantStore,
 };
 
 /// Sets up a [`Tollgate`]; every setting but the plans has a default, see
@@ -39,25 +50,27 @@ pub struct TollgateBuilder {
     challenge: Option<Challenge>,
     client_addr: Arc<dyn ClientAddr>,
     clock: Arc<dyn Clock>,
+    document: Option<Document>,
     environment: Option<Environment>,
     extractor: Extractor,
     /// What is wrong with settings that are checked where they are made; the first is told by `build`.
     faults: Vec<ConfigError>,
     formats: Vec<KeyFormat>,
     hasher: KeyHasher,
-    keys: Arc<dyn KeyStore>,
-    limit_store: Arc<dyn LimitStore>,
     limits: Vec<Change<LimitLayer<ByIdentity>>>,
     plans: Plans,
     problems: ProblemLayer<dyn RenderError>,
     processes: NonZeroU32,
     public: Vec<String>,
+    quantities: Option<Vec<Arc<str>>>,
     request_id: RequestIdLayer<dyn TrustInbound>,
     route_of: Arc<dyn RouteOf>,
     sandbox: Option<String>,
     scopes: Vec<Arc<str>>,
+    snapshot: Option<QuotaSnapshotBuilder>,
+    snapshot_damage: OnDamage,
+    stores: Stores,
     tenant: Vec<Change<TenantLayer>>,
-    tenants: Arc<dyn TenantStore>,
     usage: Usage,
 }
 
@@ -84,25 +97,27 @@ impl TollgateBuilder {
             challenge: None,
             client_addr: Arc::new(PeerAddr),
             clock: SystemClock::shared(),
+            document: None,
             environment: None,
             extractor: Extractor::default(),
             faults: Vec::new(),
             formats: Vec::new(),
             hasher: KeyHasher::default(),
-            keys: Arc::new(MemoryKeyStore::new()),
-            limit_store: Arc::new(MemoryLimits::new()),
             limits: Vec::new(),
             plans: Plans::List(Vec::new()),
             problems: ProblemLayer::shared(Arc::new(crate::error::ProblemJson::new())),
             processes: NonZeroU32::MIN,
             public: Vec::new(),
+            quantities: None,
             request_id: RequestIdLayer::new()
                 .trust_shared(Arc::new(crate::request_id::TrustNobody)),
             route_of: Arc::new(MatchedRoute),
             sandbox: None,
             scopes: Vec::new(),
+            snapshot: None,
+            snapshot_damage: OnDamage::default(),
+            stores: Stores::in_memory(),
             tenant: Vec::new(),
-            tenants: Arc::new(MemoryTenantStore::new()),
             usage: Usage::Sink(Arc::new(LogSink::new())),
         }
     }
@@ -117,6 +132,22 @@ impl TollgateBuilder {
     /// [`plans`](Self::plans).
     pub fn catalog(mut self, catalog: PlanCatalog) -> Self {
         self.plans = Plans::Catalog(catalog);
+        self
+    }
+
+    /// Plans, tenants and keys from one document; see [`Tollgate::reload`] for one that changes. Tenants and keys are
+    /// kept in memory, where more can be made at run time ([`Tollgate::document`] saves them). A document without
+    /// plans goes with [`plans`](Self::plans) in code; one with plans only goes with stores of your own.
+    pub fn document(mut self, document: Document) -> Self {
+        self.document = Some(document);
+        self
+    }
+
+    /// The quantities that handlers add to a call, such as `tokens`. Where they are named, a rule that counts another
+    /// one is an error, as it would count nothing; several calls add up.
+    pub fn quantities<N: Into<Arc<str>>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        let known = self.quantities.get_or_insert_default();
+        known.extend(names.into_iter().map(Into::into));
         self
     }
 
@@ -135,19 +166,34 @@ impl TollgateBuilder {
 
     /// Where keys are kept; in memory unless set.
     pub fn keys(mut self, store: impl KeyStore) -> Self {
-        self.keys = Arc::new(store);
+        self.stores.keys = Kept::given(Arc::new(store));
         self
     }
 
     /// Where tenants are kept; in memory unless set.
     pub fn tenants(mut self, store: impl TenantStore) -> Self {
-        self.tenants = Arc::new(store);
+        self.stores.tenants = Kept::given(Arc::new(store));
         self
     }
 
     /// Where limits are counted; in memory unless set.
     pub fn limits(mut self, store: impl LimitStore) -> Self {
-        self.limit_store = Arc::new(store);
+        self.stores.limits = stores::limits(store);
+        self
+    }
+
+    /// Keeps what is used of quotas in a file that is written after each interval `every` and read at the start,
+    /// so that they survive a restart and `kill -9`; nothing is kept unless set. Only for counts in memory. See
+    /// [`QuotaSnapshot`] for what is kept, what can be lost and which files there are.
+    pub fn quota_snapshot(mut self, path: impl Into<PathBuf>, every: Duration) -> Self {
+        self.snapshot = Some(QuotaSnapshot::at(path).every(every));
+        self
+    }
+
+    /// What happens at the start when no file of the snapshot can be read; quotas begin at zero, with an error in
+    /// the log, unless set.
+    pub const fn on_damaged_snapshot(mut self, choice: OnDamage) -> Self {
+        self.snapshot_damage = choice;
         self
     }
 
@@ -373,9 +419,14 @@ impl TollgateBuilder {
         if !self.faults.is_empty() {
             return Err(self.faults.swap_remove(0));
         }
-        let plans = self.plans.catalog()?;
-        plans.know_scopes(&self.scopes)?;
-        check_scopes(&self.ceiling, &self.scopes).map_err(|error| error.under("ceiling"))?;
+        let plans = self.plans.catalog(self.document.as_ref())?;
+        check_scopes(&self.ceiling, &self.scopes)
+            .and_then(|()| check_units(&self.ceiling, self.quantities.as_deref()))
+            .map_err(|error| error.under("ceiling"))?;
+        plans.know_names(Names {
+            scopes: self.scopes,
+            quantities: self.quantities,
+        })?;
         let recorder = self.usage.recorder(&self.clock)?;
         let challenge = match self.challenge {
             Some(challenge) => challenge,
@@ -383,27 +434,47 @@ impl TollgateBuilder {
         };
 
         let keys = Keys::new(
-            Arc::clone(&self.keys),
-            Arc::clone(&self.tenants),
+            Arc::clone(&self.stores.keys.store),
+            Arc::clone(&self.stores.tenants.store),
             plans.clone(),
             Arc::clone(&self.clock),
         )
         .format(self.formats.first().cloned().unwrap_or_default())
         .hasher(self.hasher.clone());
-        let tenants = Tenants::new(Arc::clone(&self.tenants), plans.clone());
+        let tenants = Tenants::new(Arc::clone(&self.stores.tenants.store), plans.clone());
 
-        let mut known = KeyAuthenticator::builder(self.keys, self.tenants, plans.clone())
-            .cache(self.cache)
-            .hasher(self.hasher);
+        let mut known = KeyAuthenticator::builder(
+            self.stores.keys.store,
+            self.stores.tenants.store,
+            plans.clone(),
+        )
+        .cache(self.cache)
+        .hasher(self.hasher);
         known = self
             .formats
-            .into_iter()
+            .iter()
+            .cloned()
             .fold(known, KeyAuthenticatorBuilder::format);
         if let Some(environment) = self.environment {
             known = known.only(environment);
         }
-        if let Some(name) = self.sandbox {
-            known = known.sandbox_plan(sandbox(&name, &plans)?);
+        let sandbox = match self.sandbox {
+            Some(name) => Some(sandbox(&name, &plans)?),
+            None => None,
+        };
+        if let Some(name) = &sandbox {
+            known = known.sandbox_plan(name.clone());
+        }
+        let managed = Managed {
+            catalog: plans.clone(),
+            formats: self.formats,
+            keys: self.stores.keys.memory,
+            tenants: self.stores.tenants.memory,
+            sandbox,
+            loaded: Mutex::new(Loaded::default()),
+        };
+        if let Some(document) = self.document {
+            managed.apply(document)?;
         }
         let public = PathSet::new(&self.public).map_err(|error| error.renamed("public"))?;
         let auth = AuthLayer::new(known.build()?)
@@ -420,7 +491,17 @@ impl TollgateBuilder {
             meter = meter.api(&api);
             tenant = tenant.api(api);
         }
-        let limits = LimitLayer::by_identity(self.limit_store)
+        let snapshot = match (self.snapshot, &self.stores.limits.memory) {
+            (None, _) => None,
+            (Some(snapshot), Some(memory)) => Some(
+                snapshot
+                    .on_damage(self.snapshot_damage)
+                    .clock(Arc::clone(&self.clock))
+                    .open(Arc::clone(memory))?,
+            ),
+            (Some(_), None) => return Err(no_memory()),
+        };
+        let limits = LimitLayer::by_identity(self.stores.limits.store)
             .clock(self.clock)
             .client_addr(self.client_addr)
             .route_of(self.route_of)
@@ -445,6 +526,8 @@ impl TollgateBuilder {
             tenants,
             plans,
             recorder,
+            managed,
+            snapshot,
         };
         Ok(Tollgate {
             shared: Arc::new(shared),
@@ -453,14 +536,24 @@ impl TollgateBuilder {
 }
 
 impl Plans {
-    fn catalog(self) -> Result<PlanCatalog, ConfigError> {
-        match self {
-            Self::Catalog(catalog) => Ok(catalog),
-            Self::List(plans) if plans.is_empty() => {
-                let reason = "a gate needs at least one plan: add `.plans([Plan::new(\"free\")])`";
+    fn catalog(self, document: Option<&Document>) -> Result<PlanCatalog, ConfigError> {
+        let in_document = document.filter(|document| document.has_plans());
+        match (self, in_document) {
+            (Self::List(plans), Some(document)) if plans.is_empty() => {
+                let (plans, ..) = document.clone().into_parts();
+                PlanCatalog::from_document(&plans)
+            }
+            (_, Some(_)) => {
+                let reason = "the document names plans and the code does: leave one of them out";
                 Err(ConfigError::new("plans", reason))
             }
-            Self::List(plans) => PlanCatalog::new(plans),
+            (Self::Catalog(catalog), None) => Ok(catalog),
+            (Self::List(plans), None) if plans.is_empty() => {
+                let reason = "a gate needs at least one plan: add `.plans([Plan::new(\"free\")])`, or a document \
+                              with `plans`";
+                Err(ConfigError::new("plans", reason))
+            }
+            (Self::List(plans), None) => PlanCatalog::new(plans),
         }
     }
 }
@@ -491,6 +584,11 @@ fn no_refusal(setting: &str, status: StatusCode) -> Option<ConfigError> {
     })
 }
 
+fn no_memory() -> ConfigError {
+    let reason = "the limits are counted in a store of your own, which keeps them itself: leave the snapshot out";
+    ConfigError::new("quota_snapshot", reason)
+}
+
 fn sandbox(name: &str, plans: &PlanCatalog) -> Result<PlanName, ConfigError> {
     let wrong = |reason: String| ConfigError::new("sandbox", reason);
     let name = PlanName::new(name).map_err(|source| wrong(source.to_string()).caused_by(source))?;
@@ -506,8 +604,8 @@ impl fmt::Debug for TollgateBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TollgateBuilder")
             .field("api", &self.api)
-            .field("keys", &self.keys)
-            .field("limits", &self.limit_store)
+            .field("keys", &self.stores.keys)
+            .field("limits", &self.stores.limits)
             .field("public", &self.public)
             .finish_non_exhaustive()
     }

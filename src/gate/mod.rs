@@ -42,13 +42,19 @@
 //! ```
 
 mod builder;
+mod document;
 mod health;
 mod layer;
+mod merge;
+mod reload;
+mod stores;
 mod tollgate;
 
 pub use self::{
     builder::TollgateBuilder,
+    document::Document,
     health::Health,
     layer::{GateBody, GateFuture, GateService, TollgateLayer},
+    reload::{Changes, ReloadReport},
     tollgate::{Tollgate, WarmUpError},
 };
