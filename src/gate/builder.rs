@@ -1,7 +1,6 @@
 use std::{
     fmt,
     num::NonZeroU32,
-    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -11,6 +10,7 @@ use http::StatusCode;
 use super::{
     Document, Tollgate, TollgateLayer,
     reload::{Loaded, Managed},
+    restart,
     stores::{self, Kept, Stores},
     tollgate::Shared,
 };
@@ -28,7 +28,7 @@ use crate::{
         PathSet, TenantLayer, Tenants,
     },
     limit::{
-        ByIdentity, CostOf, HeaderStyle, LimitKey, LimitLayer, LimitStore, OnDamage, QuotaSnapshot,
+        ByIdentity, CostOf, HeaderStyle, LimitKey, LimitLayer, LimitStore, OnDamage,
         QuotaSnapshotBuilder, Rule, ThresholdSink,
     },
     meter::{MeterLayer, Recorder},
@@ -50,7 +50,7 @@ pub struct TollgateBuilder {
     challenge: Option<Challenge>,
     client_addr: Arc<dyn ClientAddr>,
     clock: Arc<dyn Clock>,
-    document: Option<Document>,
+    pub(super) document: Option<Document>,
     environment: Option<Environment>,
     extractor: Extractor,
     /// What is wrong with settings that are checked where they are made; the first is told by `build`.
@@ -62,13 +62,13 @@ pub struct TollgateBuilder {
     problems: ProblemLayer<dyn RenderError>,
     processes: NonZeroU32,
     public: Vec<String>,
-    quantities: Option<Vec<Arc<str>>>,
+    pub(super) quantities: Option<Vec<Arc<str>>>,
     request_id: RequestIdLayer<dyn TrustInbound>,
     route_of: Arc<dyn RouteOf>,
     sandbox: Option<String>,
     scopes: Vec<Arc<str>>,
-    snapshot: Option<QuotaSnapshotBuilder>,
-    snapshot_damage: OnDamage,
+    pub(super) snapshot: Option<QuotaSnapshotBuilder>,
+    pub(super) snapshot_damage: OnDamage,
     stores: Stores,
     tenant: Vec<Change<TenantLayer>>,
     usage: Usage,
@@ -135,22 +135,6 @@ impl TollgateBuilder {
         self
     }
 
-    /// Plans, tenants and keys from one document; see [`Tollgate::reload`] for one that changes. Tenants and keys are
-    /// kept in memory, where more can be made at run time ([`Tollgate::document`] saves them). A document without
-    /// plans goes with [`plans`](Self::plans) in code; one with plans only goes with stores of your own.
-    pub fn document(mut self, document: Document) -> Self {
-        self.document = Some(document);
-        self
-    }
-
-    /// The quantities that handlers add to a call, such as `tokens`. Where they are named, a rule that counts another
-    /// one is an error, as it would count nothing; several calls add up.
-    pub fn quantities<N: Into<Arc<str>>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        let known = self.quantities.get_or_insert_default();
-        known.extend(names.into_iter().map(Into::into));
-        self
-    }
-
     /// The plan of test keys that have none of their own; a test key is under its tenant's plan, counted
     /// apart, unless set.
     pub fn sandbox(mut self, plan: impl Into<String>) -> Self {
@@ -179,21 +163,6 @@ impl TollgateBuilder {
     /// Where limits are counted; in memory unless set.
     pub fn limits(mut self, store: impl LimitStore) -> Self {
         self.stores.limits = stores::limits(store);
-        self
-    }
-
-    /// Keeps what is used of quotas in a file that is written after each interval `every` and read at the start,
-    /// so that they survive a restart and `kill -9`; nothing is kept unless set. Only for counts in memory. See
-    /// [`QuotaSnapshot`] for what is kept, what can be lost and which files there are.
-    pub fn quota_snapshot(mut self, path: impl Into<PathBuf>, every: Duration) -> Self {
-        self.snapshot = Some(QuotaSnapshot::at(path).every(every));
-        self
-    }
-
-    /// What happens at the start when no file of the snapshot can be read; quotas begin at zero, with an error in
-    /// the log, unless set.
-    pub const fn on_damaged_snapshot(mut self, choice: OnDamage) -> Self {
-        self.snapshot_damage = choice;
         self
     }
 
@@ -491,16 +460,12 @@ impl TollgateBuilder {
             meter = meter.api(&api);
             tenant = tenant.api(api);
         }
-        let snapshot = match (self.snapshot, &self.stores.limits.memory) {
-            (None, _) => None,
-            (Some(snapshot), Some(memory)) => Some(
-                snapshot
-                    .on_damage(self.snapshot_damage)
-                    .clock(Arc::clone(&self.clock))
-                    .open(Arc::clone(memory))?,
-            ),
-            (Some(_), None) => return Err(no_memory()),
-        };
+        let snapshot = restart::open_snapshot(
+            self.snapshot,
+            self.snapshot_damage,
+            self.stores.limits.memory.as_ref(),
+            &self.clock,
+        )?;
         let limits = LimitLayer::by_identity(self.stores.limits.store)
             .clock(self.clock)
             .client_addr(self.client_addr)
@@ -582,11 +547,6 @@ fn no_refusal(setting: &str, status: StatusCode) -> Option<ConfigError> {
         let reason = format!("{status} does not say that the call was refused: write 400 to 499");
         ConfigError::new(setting, reason)
     })
-}
-
-fn no_memory() -> ConfigError {
-    let reason = "the limits are counted in a store of your own, which keeps them itself: leave the snapshot out";
-    ConfigError::new("quota_snapshot", reason)
 }
 
 fn sandbox(name: &str, plans: &PlanCatalog) -> Result<PlanName, ConfigError> {

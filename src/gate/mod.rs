@@ -47,6 +47,7 @@ mod health;
 mod layer;
 mod merge;
 mod reload;
+mod restart;
 mod stores;
 mod tollgate;
 

@@ -23,7 +23,7 @@ struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     limit: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    per: Option<Length>,
+    per: Option<Per>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     burst: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,7 +33,7 @@ struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     edge: Option<EdgeText>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    period: Option<Period>,
+    period: Option<PeriodText>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     time_zone: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,6 +99,54 @@ enum EdgeText {
     Exact,
 }
 
+/// A length of time, or the name of a period with what is wrong about it here: a field that the kind does not take
+/// is told before what stands in it.
+#[derive(Debug)]
+struct Per(Result<Length, String>);
+
+impl<'de> Deserialize<'de> for Per {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match (text.parse(), text.parse::<Period>()) {
+            (Ok(length), _) => Ok(Self(Ok(length))),
+            (Err(_), Ok(_)) => Ok(Self(Err(format!(
+                "`per = {text:?}` is no fixed length: write one, such as `30d`, or a rule of kind `quota` with \
+                 `period = {text:?}`"
+            )))),
+            (Err(wrong), Err(_)) => Err(D::Error::custom(wrong)),
+        }
+    }
+}
+
+/// A period, or a length of time with what is wrong about it here.
+#[derive(Debug)]
+struct PeriodText(Result<Period, String>);
+
+impl<'de> Deserialize<'de> for PeriodText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match (text.parse(), text.parse::<Length>()) {
+            (Ok(period), _) => Ok(Self(Ok(period))),
+            (Err(wrong), Ok(_)) => Ok(Self(Err(format!(
+                "{wrong}, or a rule of kind `window` for a length"
+            )))),
+            (Err(wrong), Err(_)) => Err(D::Error::custom(wrong)),
+        }
+    }
+}
+
+impl Serialize for Per {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_ref().ok().serialize(serializer)
+    }
+}
+
+impl Serialize for PeriodText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_ref().ok().serialize(serializer)
+    }
+}
+
 impl<'de> Deserialize<'de> for Rule {
     /// Reads a rule from a table.
     ///
@@ -131,7 +179,8 @@ impl<'de> Deserialize<'de> for Rule {
         let rule = match kind {
             Kind::Rate => {
                 let limit = limit?;
-                let Length(period) = document.per.ok_or_else(|| needed("per"))?;
+                let per = document.per.ok_or_else(|| needed("per"))?;
+                let Length(period) = per.0.map_err(D::Error::custom)?;
                 Rate::per(limit, period)
                     .burst(document.burst.unwrap_or(limit))
                     .into()
@@ -151,6 +200,7 @@ impl<'de> Deserialize<'de> for Rule {
             }
             Kind::Quota => {
                 let period = document.period.ok_or_else(|| needed("period"))?;
+                let period = period.0.map_err(D::Error::custom)?;
                 let quota = Quota::new(limit?, period);
                 match document.time_zone {
                     Some(zone) => quota.time_zone(zone),
@@ -251,7 +301,7 @@ impl Serialize for Rule {
         let document = match &self.algorithm {
             Algorithm::TokenBucket { n, period, burst } => Document {
                 limit: Some(*n),
-                per: Some(Length(*period)),
+                per: Some(Per(Ok(Length(*period)))),
                 burst: (burst != n).then_some(*burst),
                 ..Document::empty(Kind::Rate, self)
             },
@@ -282,7 +332,7 @@ impl Serialize for Rule {
                 time_zone,
             } => Document {
                 limit: Some(*limit),
-                period: Some(*period),
+                period: Some(PeriodText(Ok(*period))),
                 time_zone: time_zone.clone(),
                 ..Document::empty(Kind::Quota, self)
             },

@@ -235,11 +235,24 @@ impl<'de> Deserialize<'de> for Unit {
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+impl FromStr for Period {
+    type Err = ConfigError;
+
+    /// Reads `hour`, `day`, `month` or `billing`; `hourly`, `daily` and `monthly` too.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the words that are read.
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
         let known = PERIODS.iter().find(|(word, _)| *word == text);
         known.map(|(_, period)| *period).ok_or_else(|| {
-            D::Error::custom(format_args!(
-                "unknown period {text:?}: write `hour`, `day`, `month` or `billing`"
-            ))
+            let reason =
+                format!("unknown period {text:?}: write `hour`, `day`, `month` or `billing`");
+            ConfigError::new("", reason)
         })
     }
 }

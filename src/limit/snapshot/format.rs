@@ -374,13 +374,13 @@ mod tests {
         }
 
         #[test]
-        fn every_cut_and_every_flipped_bit_is_found(content in content(), at in any::<prop::sample::Index>(), bit in 0..8) {
+        fn every_cut_and_every_flipped_bit_is_found(content in content(), at in any::<prop::sample::Index>(), bit in 0..8_u32) {
             let file = encode(&content);
             for length in 0..file.len() {
                 prop_assert!(decode(&file[..length]).is_err(), "cut at {}", length);
             }
             let mut flipped = file.clone();
-            flipped[at.index(file.len())] ^= 1 << bit;
+            flipped[at.index(file.len())] ^= 1_u8 << bit;
             prop_assert!(decode(&flipped).is_err());
             let mut longer = file;
             longer.push(0);
