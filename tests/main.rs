@@ -11,6 +11,7 @@ mod limit;
 mod limit_layer;
 mod meter;
 mod plan;
+mod restart;
 mod sink;
 mod tenant;
 mod tenant_store;
