@@ -50,7 +50,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use ipnet::IpNet;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
@@ -181,8 +181,7 @@ impl<S, T: ?Sized> Layer<S> for RequestIdLayer<T> {
     fn layer(&self, inner: S) -> Self::Service {
         RequestIdService {
             inner,
-            make: self.make.clone(),
-            trust: Arc::clone(&self.trust),
+            ids: self.clone(),
         }
     }
 }
@@ -194,16 +193,14 @@ impl<S, T: ?Sized> Layer<S> for RequestIdLayer<T> {
 /// were nine in all.
 pub struct RequestIdService<S, T: ?Sized = TrustNobody> {
     inner: S,
-    make: MakeId,
-    trust: Arc<T>,
+    ids: RequestIdLayer<T>,
 }
 
 impl<S: Clone, T: ?Sized> Clone for RequestIdService<S, T> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            make: self.make.clone(),
-            trust: Arc::clone(&self.trust),
+            ids: self.ids.clone(),
         }
     }
 }
@@ -229,23 +226,10 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<Q>) -> Self::Future {
-        let id = if let Some(given) = request.extensions().get::<RequestId>() {
-            let id = given.header_value().clone();
-            request.headers_mut().insert(X_REQUEST_ID, id.clone());
-            Some(id)
-        } else if let Some(kept) = kept(&RequestHead::from(&request), &*self.trust) {
-            let id = kept.clone();
+        let (id, is_new) = self.ids.assign(&mut request);
+        if is_new && let Some(id) = &id {
             request.extensions_mut().insert(RequestId::new(id.clone()));
-            Some(id)
-        } else {
-            // Hexadecimal digits are a legal value: an id is always made.
-            let made = self.make.header_value();
-            if let Some(id) = &made {
-                request.headers_mut().insert(X_REQUEST_ID, id.clone());
-                request.extensions_mut().insert(RequestId::new(id.clone()));
-            }
-            made
-        };
+        }
         RequestIdFuture {
             future: self.inner.call(request),
             id,
@@ -273,7 +257,7 @@ where
         let this = self.project();
         let mut response = ready!(this.future.poll(cx))?;
         if let Some(id) = this.id.take() {
-            response.headers_mut().entry(X_REQUEST_ID).or_insert(id);
+            tell(id, response.headers_mut());
         }
         Poll::Ready(Ok(response))
     }
@@ -283,6 +267,32 @@ impl<F> fmt::Debug for RequestIdFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestIdFuture").finish_non_exhaustive()
     }
+}
+
+impl<T: TrustInbound + ?Sized> RequestIdLayer<T> {
+    /// The step before the call: decides the id and writes it into the request's header. The second part is
+    /// false where an outer layer had given the request its id, and an extension with it.
+    pub(crate) fn assign<Q>(&self, request: &mut Request<Q>) -> (Option<HeaderValue>, bool) {
+        if let Some(given) = request.extensions().get::<RequestId>() {
+            let id = given.header_value().clone();
+            request.headers_mut().insert(X_REQUEST_ID, id.clone());
+            return (Some(id), false);
+        }
+        if let Some(kept) = kept(&RequestHead::from(&*request), &*self.trust) {
+            return (Some(kept.clone()), true);
+        }
+        // Hexadecimal digits are a legal value: an id is always made.
+        let made = self.make.header_value();
+        if let Some(id) = &made {
+            request.headers_mut().insert(X_REQUEST_ID, id.clone());
+        }
+        (made, true)
+    }
+}
+
+/// The step after the call: the answer tells the id, unless the service set a field of its own.
+pub(crate) fn tell(id: HeaderValue, headers: &mut HeaderMap) {
+    headers.entry(X_REQUEST_ID).or_insert(id);
 }
 
 /// The id that the request carries, if it stays.

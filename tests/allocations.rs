@@ -129,12 +129,12 @@ fn identifying_limiting_and_metering_allocate_little() {
 
 #[test]
 fn a_gate_without_header_fields_of_limits_allocates_little() {
-    // Beside those of the layers: the request's id, its extension, and more room for a fourth extension.
-    assert_eq!(added_by_gate(HeaderStyle::Off), 7);
+    // Beside those of the layers: the request's id.
+    assert_eq!(added_by_gate(HeaderStyle::Off), 5);
 }
 
 #[test]
 fn a_whole_gate_allocates_little() {
     // One more for each of `RateLimit` and `RateLimit-Policy`.
-    assert_eq!(added_by_gate(HeaderStyle::Draft11), 9);
+    assert_eq!(added_by_gate(HeaderStyle::Draft11), 7);
 }

@@ -431,8 +431,8 @@ impl LimitModel {
             let kept = match (settlement, rule.algorithm()) {
                 (_, Algorithm::Concurrency { .. })
                 | (Settlement::Cancel, _)
-                | (Settlement::Refund, Algorithm::Quota { .. }) => 0,
-                (Settlement::Actual(cost), _) => cost.amount(rule.unit()),
+                | (Settlement::Refund | Settlement::Waive(_), Algorithm::Quota { .. }) => 0,
+                (Settlement::Actual(cost) | Settlement::Waive(cost), _) => cost.amount(rule.unit()),
                 (Settlement::Refund, _) => hold.amount,
             };
             let Some(count) = self.counts.get_mut(&hold.count) else {

@@ -289,9 +289,10 @@ impl Play {
             return;
         }
         let place = dice.below(self.open.len() as u64) as usize;
-        let settlement = match dice.below(4) {
+        let settlement = match dice.below(5) {
             0 => Settlement::Refund,
             1 => Settlement::Cancel,
+            2 => Settlement::Waive(random_cost(dice)),
             _ => Settlement::Actual(random_cost(dice)),
         };
         let now = clock.now();

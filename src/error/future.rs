@@ -40,7 +40,7 @@ pin_project! {
     #[project = StateProjection]
     enum State<F, B> {
         Calling { #[pin] future: F },
-        Reading { #[pin] body: B, parts: Option<Parts>, text: Vec<u8> },
+        Reading { #[pin] reading: Reading<B> },
     }
 }
 
@@ -71,58 +71,101 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let (parts, problem) = loop {
-            match this.state.as_mut().project() {
+        loop {
+            let next = match this.state.as_mut().project() {
                 StateProjection::Calling { future } => {
                     let response = ready!(future.poll(cx))?;
                     if passes(&response, this.facts) {
                         return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                     }
-                    let (mut parts, body) = response.into_parts();
-                    if let Some(problem) = parts.extensions.remove::<Problem>() {
-                        // A layer in between may have changed the status; the document must agree with it.
-                        let status = parts.status;
-                        break (parts, problem.status(status));
-                    }
-                    let explained = explains_itself(&parts);
-                    if explained && this.facts.method == Method::HEAD {
-                        // The text that a GET is told is not here, so the length of its answer is not known.
-                        let problem = bare(&parts);
-                        let mut response = answer(parts, problem, this.facts, &**this.render);
-                        response.headers_mut().remove(header::CONTENT_LENGTH);
-                        return Poll::Ready(Ok(response));
-                    }
-                    if !explained || !is_short(&body) {
-                        let problem = bare(&parts);
-                        break (parts, problem);
-                    }
-                    this.state.set(State::Reading {
-                        body,
-                        parts: Some(parts),
-                        text: Vec::new(),
-                    });
-                }
-                StateProjection::Reading {
-                    mut body,
-                    parts,
-                    text,
-                } => {
-                    let complete = ready!(read(body.as_mut(), text, cx));
-                    // `parts` is there: it is taken once, on the way out of the loop.
-                    let Some(parts) = parts.take() else {
-                        return Poll::Pending;
-                    };
-                    let problem = match String::from_utf8(std::mem::take(text)) {
-                        Ok(text) if complete && !text.trim().is_empty() => {
-                            bare(&parts).detail(text.trim().to_owned())
+                    match replace(response, this.facts, &**this.render) {
+                        Replaced::Answer(response) => {
+                            return Poll::Ready(Ok(response.map(ResponseBody::full)));
                         }
-                        _ => bare(&parts),
-                    };
-                    break (parts, problem);
+                        Replaced::Reading(reading) => State::Reading { reading },
+                    }
                 }
-            }
+                StateProjection::Reading { reading } => {
+                    let response = ready!(reading.poll_answer(this.facts, &**this.render, cx));
+                    return Poll::Ready(Ok(response.map(ResponseBody::full)));
+                }
+            };
+            this.state.set(next);
+        }
+    }
+}
+
+/// What takes the place of an answer that does not [pass](passes).
+pub(crate) enum Replaced<B> {
+    /// Known at once.
+    Answer(Response<Bytes>),
+    /// The service's own text is to become the detail.
+    Reading(Reading<B>),
+}
+
+pin_project! {
+    /// Reads the short text of an answer, of which a problem is made.
+    pub(crate) struct Reading<B> {
+        #[pin]
+        body: B,
+        parts: Option<Parts>,
+        text: Vec<u8>,
+    }
+}
+
+/// The step after the call, for an answer that does not [pass](passes).
+#[cold]
+pub(crate) fn replace<B, R>(response: Response<B>, facts: &RequestFacts, render: &R) -> Replaced<B>
+where
+    B: Body<Data = Bytes>,
+    R: RenderError + ?Sized,
+{
+    let (mut parts, body) = response.into_parts();
+    if let Some(problem) = parts.extensions.remove::<Problem>() {
+        // A layer in between may have changed the status; the document must agree with it.
+        let status = parts.status;
+        return Replaced::Answer(answer(parts, problem.status(status), facts, render));
+    }
+    let explained = explains_itself(&parts);
+    if explained && facts.method == Method::HEAD {
+        // The text that a GET is told is not here, so the length of its answer is not known.
+        let problem = bare(&parts);
+        let mut response = answer(parts, problem, facts, render);
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        return Replaced::Answer(response);
+    }
+    if !explained || !is_short(&body) {
+        let problem = bare(&parts);
+        return Replaced::Answer(answer(parts, problem, facts, render));
+    }
+    Replaced::Reading(Reading {
+        body,
+        parts: Some(parts),
+        text: Vec::new(),
+    })
+}
+
+impl<B: Body<Data = Bytes>> Reading<B> {
+    /// The problem, once the text is read.
+    pub(crate) fn poll_answer<R: RenderError + ?Sized>(
+        self: Pin<&mut Self>,
+        facts: &RequestFacts,
+        render: &R,
+        cx: &mut Context<'_>,
+    ) -> Poll<Response<Bytes>> {
+        let this = self.project();
+        let complete = ready!(read(this.body, this.text, cx));
+        // `parts` is there: a future is not polled again after it was ready.
+        let Some(parts) = this.parts.take() else {
+            return Poll::Pending;
         };
-        Poll::Ready(Ok(answer(parts, problem, this.facts, &**this.render)))
+        let problem = match String::from_utf8(std::mem::take(this.text)) {
+            Ok(text) if complete && !text.trim().is_empty() => {
+                bare(&parts).detail(text.trim().to_owned())
+            }
+            _ => bare(&parts),
+        };
+        Poll::Ready(answer(parts, problem, facts, render))
     }
 }
 
@@ -148,7 +191,9 @@ fn read<B: Body<Data = Bytes>>(
     }
 }
 
-fn passes<B>(response: &Response<B>, facts: &RequestFacts) -> bool {
+/// Whether an answer leaves as it is.
+#[inline]
+pub(crate) fn passes<B>(response: &Response<B>, facts: &RequestFacts) -> bool {
     response.status().as_u16() < 400
         || facts.grpc
         || is_grpc(response.headers())
@@ -172,12 +217,12 @@ fn bare(parts: &Parts) -> Problem {
     Problem::new(ErrorCode::for_status(parts.status)).status(parts.status)
 }
 
-fn answer<B, R: RenderError + ?Sized>(
+fn answer<R: RenderError + ?Sized>(
     mut parts: Parts,
     problem: Problem,
     facts: &RequestFacts,
     render: &R,
-) -> Response<ResponseBody<B>> {
+) -> Response<Bytes> {
     let rendered = render.render(&problem, &facts.context());
     for name in &DESCRIBES_BODY {
         parts.headers.remove(name);

@@ -53,6 +53,10 @@ impl<R: ?Sized> ProblemLayer<R> {
         Self { render }
     }
 
+    pub(crate) fn hook(&self) -> &R {
+        &self.render
+    }
+
     /// Renders by this hook instead, such as a [`ProblemJson`] with another `type` or a closure.
     pub fn render<H: RenderError>(self, hook: H) -> ProblemLayer<H> {
         ProblemLayer::shared(Arc::new(hook))

@@ -68,3 +68,8 @@ pub use self::{
     render::{ErrorContext, ProblemJson, RenderError, Rendered},
     service::ProblemService,
 };
+pub(crate) use self::{
+    future::{Reading, Replaced, passes, replace},
+    panic::{caught, panicked},
+    service::RequestFacts,
+};

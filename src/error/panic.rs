@@ -70,12 +70,9 @@ where
         let method = request.method().clone();
         // What the service shares may be half changed after a panic. That is its own affair: its locks are
         // poisoned, and without this layer the server would go on in the same way.
-        let state = match catch_unwind(AssertUnwindSafe(|| self.inner.call(request))) {
-            Ok(future) => State::Calling { future },
-            Err(payload) => {
-                log(&*payload);
-                State::Panicked
-            }
+        let state = match caught(|| self.inner.call(request)) {
+            Some(future) => State::Calling { future },
+            None => State::Panicked,
         };
         PanicFuture { state, method }
     }
@@ -109,20 +106,16 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let caught = catch_unwind(AssertUnwindSafe(|| {
+        let polled = caught(|| {
             let mut calling = DropOnUnwind(this.state);
             let poll = calling.poll(cx);
             std::mem::forget(calling);
             poll
-        }));
-        match caught {
-            Ok(Some(poll)) => return poll.map_ok(|response| response.map(ResponseBody::inner)),
-            Ok(None) => {}
-            Err(payload) => log(&*payload),
+        });
+        match polled {
+            Some(Some(poll)) => poll.map_ok(|response| response.map(ResponseBody::inner)),
+            Some(None) | None => Poll::Ready(Ok(panicked(this.method))),
         }
-        Poll::Ready(Ok(
-            Problem::new(ErrorCode::Internal).into_response(this.method)
-        ))
     }
 }
 
@@ -145,6 +138,24 @@ impl<F> Drop for DropOnUnwind<'_, F> {
     }
 }
 
+/// Runs code of the service; `None` after a panic, which the log is told of.
+#[inline]
+pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(value) => Some(value),
+        Err(payload) => {
+            log(&*payload);
+            None
+        }
+    }
+}
+
+/// The answer to a call whose service has panicked.
+pub(crate) fn panicked<B>(method: &Method) -> Response<ResponseBody<B>> {
+    Problem::new(ErrorCode::Internal).into_response(method)
+}
+
+#[cold]
 fn log(payload: &(dyn Any + Send)) {
     tracing::error!(
         target: "tollgate::panic",

@@ -29,7 +29,7 @@ impl Problem {
         self.write_headers(&mut headers);
         let status = self.status_code();
         let body = fill(&mut headers, status, method, PROBLEM_JSON, bytes);
-        let mut response = Response::new(body);
+        let mut response = Response::new(ResponseBody::full(body));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response.extensions_mut().insert(self);
@@ -47,24 +47,24 @@ impl Problem {
     }
 }
 
-/// Describes the content in the header fields and gives the body that may be sent with them.
-pub(super) fn fill<B>(
+/// Describes the content in the header fields and gives what of it may be sent with them.
+pub(super) fn fill(
     headers: &mut HeaderMap,
     status: StatusCode,
     method: &Method,
     content_type: HeaderValue,
     bytes: Bytes,
-) -> ResponseBody<B> {
+) -> Bytes {
     if has_no_content(status) {
-        return ResponseBody::empty();
+        return Bytes::new();
     }
     headers.insert(CONTENT_TYPE, content_type);
     if *method == Method::HEAD {
         // The length that a GET would have had; without it a server would write the length of no body.
         headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
-        return ResponseBody::empty();
+        return Bytes::new();
     }
-    ResponseBody::full(bytes)
+    bytes
 }
 
 fn has_no_content(status: StatusCode) -> bool {

@@ -57,35 +57,39 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<Q>) -> Self::Future {
-        let facts = RequestFacts::of(&request);
+        let id = request.extensions().get::<RequestId>();
+        let facts = RequestFacts::of(&request, id.map(|id| id.header_value().clone()));
         ResponseFuture::new(self.inner.call(request), facts, Arc::clone(&self.render))
     }
 }
 
 /// What must be known of a request that is gone by the time its answer fails.
 #[derive(Clone, Debug)]
-pub(super) struct RequestFacts {
-    pub(super) method: Method,
+pub(crate) struct RequestFacts {
+    pub(crate) method: Method,
     pub(super) grpc: bool,
-    request_id: Option<RequestId>,
+    request_id: Option<HeaderValue>,
     accept: Option<HeaderValue>,
 }
 
 impl RequestFacts {
-    fn of<Q>(request: &Request<Q>) -> Self {
+    /// The step before the call.
+    pub(crate) fn of<Q>(request: &Request<Q>, request_id: Option<HeaderValue>) -> Self {
         Self {
             method: request.method().clone(),
             grpc: is_grpc(request.headers()),
-            request_id: request.extensions().get().cloned(),
+            request_id,
             accept: request.headers().get(ACCEPT).cloned(),
         }
     }
 
+    /// The request's id, which nobody asks for any more.
+    pub(crate) const fn take_id(&mut self) -> Option<HeaderValue> {
+        self.request_id.take()
+    }
+
     pub(super) fn context(&self) -> ErrorContext<'_> {
-        let request_id = self
-            .request_id
-            .as_ref()
-            .and_then(|id| id.header_value().to_str().ok());
+        let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
         ErrorContext::new(&self.method)
             .with_request_id(request_id)
             .with_accept(self.accept.as_ref())

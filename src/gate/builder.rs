@@ -11,6 +11,7 @@ use super::{
     Document, Tollgate, TollgateLayer,
     reload::{Loaded, Managed},
     restart,
+    steps::Steps,
     stores::{self, Kept, Stores},
     tollgate::Shared,
 };
@@ -31,7 +32,7 @@ use crate::{
         ByIdentity, CostOf, HeaderStyle, LimitKey, LimitLayer, LimitStore, OnDamage,
         QuotaSnapshotBuilder, Rule, ThresholdSink,
     },
-    meter::{MeterLayer, Recorder},
+    meter::{AbortPolicy, MeterLayer, Recorder},
     plan::{Names, Plan, PlanCatalog, check_scopes, check_units},
     request_id::{RequestIdLayer, TrustInbound},
     route::{MatchedRoute, RouteOf},
@@ -43,6 +44,7 @@ use crate::{
 /// [`guide::defaults`](crate::guide::defaults).
 #[must_use]
 pub struct TollgateBuilder {
+    abort_policy: AbortPolicy,
     api: Option<Arc<str>>,
     auth: Vec<Change<AuthLayer>>,
     cache: CacheSettings,
@@ -90,6 +92,7 @@ enum Usage {
 impl TollgateBuilder {
     pub(super) fn new() -> Self {
         Self {
+            abort_policy: AbortPolicy::default(),
             api: None,
             auth: Vec::new(),
             cache: CacheSettings::new(),
@@ -169,6 +172,13 @@ impl TollgateBuilder {
     /// Where usage goes; the log, at target `tollgate::usage`, unless set.
     pub fn usage(mut self, sink: impl UsageSink) -> Self {
         self.usage = Usage::Sink(Arc::new(sink));
+        self
+    }
+
+    /// What a call pays whose client leaves before the end; what was delivered unless set.
+    /// [`Meter::set_abort_policy`](crate::meter::Meter::set_abort_policy) changes it for one call.
+    pub const fn abort_policy(mut self, policy: AbortPolicy) -> Self {
+        self.abort_policy = policy;
         self
     }
 
@@ -455,7 +465,9 @@ impl TollgateBuilder {
         let mut tenant = TenantLayer::new()
             .clock(Arc::clone(&self.clock))
             .challenge(challenge);
-        let mut meter = MeterLayer::new(recorder.clone()).route_of(Arc::clone(&self.route_of));
+        let mut meter = MeterLayer::new(recorder.clone())
+            .abort_policy(self.abort_policy)
+            .route_of(Arc::clone(&self.route_of));
         if let Some(api) = self.api {
             meter = meter.api(&api);
             tenant = tenant.api(api);
@@ -475,7 +487,7 @@ impl TollgateBuilder {
         let ceiling = limits
             .every_call(self.ceiling)
             .map_err(|error| error.under("ceiling"))?;
-        let layer = TollgateLayer {
+        let steps = Steps {
             request_id: self.request_id,
             problems: self.problems,
             meter,
@@ -486,7 +498,7 @@ impl TollgateBuilder {
         };
         recorder.start();
         let shared = Shared {
-            layer,
+            layer: TollgateLayer::new(steps),
             keys,
             tenants,
             plans,

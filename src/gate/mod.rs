@@ -3,7 +3,8 @@
 //! A [`Tollgate`] is built once, checked when it is built, and shared: its [`layer`](Tollgate::layer) wraps a
 //! service in every layer of this crate, in the order that
 //! [`guide::layer_order`](crate::guide::layer_order) explains. It is a composition of those layers, not a
-//! second implementation: whatever it does, the single layers do too.
+//! second implementation: each layer is a step before the call and one after it, and the gate takes the same
+//! steps one after the other, in one service instead of seven nested ones.
 //!
 //! A request that comes in
 //!
@@ -41,21 +42,27 @@
 //! # }
 //! ```
 
+mod body;
 mod builder;
 mod document;
+mod future;
 mod health;
+mod held;
 mod layer;
 mod merge;
 mod reload;
 mod restart;
+mod steps;
 mod stores;
 mod tollgate;
 
 pub use self::{
+    body::GateBody,
     builder::TollgateBuilder,
     document::Document,
+    future::GateFuture,
     health::Health,
-    layer::{GateBody, GateFuture, GateService, TollgateLayer},
+    layer::{GateService, TollgateLayer},
     reload::{Changes, ReloadReport},
     tollgate::{Tollgate, WarmUpError},
 };

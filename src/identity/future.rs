@@ -12,6 +12,7 @@ use tower_service::Service;
 use super::{
     Identity, IdentityLookup,
     layer::{Caller, Settings},
+    service::admit,
 };
 use crate::{auth::AuthRefusal, body::ResponseBody};
 
@@ -60,7 +61,7 @@ impl<S, ReqB> Waiting<S, ReqB> {
         } = self;
         match settings.conclude(result, &caller) {
             Ok(identity) => {
-                settings.admit(&mut request, identity, caller.source);
+                admit(&settings, &mut request, identity, caller.source);
                 let future = inner.call(request);
                 Kind::Called { future }
             }

@@ -17,7 +17,7 @@ use tower_layer::Layer;
 
 use super::{
     Attempt, Auth, Authenticate, Identity, IdentityLookup, PathSet, PublicPath, own_headers,
-    public_path::is_preflight,
+    public_path::is_preflight, twice::Twice,
 };
 use crate::{
     auth::{
@@ -59,11 +59,11 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct AuthLayer {
-    settings: Arc<Settings>,
+    pub(crate) settings: Arc<Settings>,
 }
 
 #[derive(Clone)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     accepted: Counter,
     authenticators: SmallVec<[Arc<dyn Authenticate>; 1]>,
     challenge: Challenge,
@@ -79,6 +79,7 @@ pub(super) struct Settings {
     preflight: bool,
     public: PathSet,
     told_of_no_address: Arc<AtomicBool>,
+    twice: Arc<Twice>,
 }
 
 impl AuthLayer {
@@ -102,6 +103,7 @@ impl AuthLayer {
                 preflight: false,
                 public: PathSet::default(),
                 told_of_no_address: Arc::default(),
+                twice: Arc::default(),
             }),
         }
     }
@@ -195,7 +197,7 @@ impl<S> Layer<S> for AuthLayer {
 }
 
 /// What happens to a request, as far as it can be told at once.
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Passes as this caller.
     Known(Identity, Option<CredentialSource>),
     /// A trip tells.
@@ -207,15 +209,21 @@ pub(super) enum Verdict {
 }
 
 /// What must be known of a request when its trip has ended.
-pub(super) struct Caller {
+pub(crate) struct Caller {
     address: Option<IpAddr>,
     now: Now,
     shown: Option<ShownKey>,
-    pub(super) source: Option<CredentialSource>,
+    pub(crate) source: Option<CredentialSource>,
 }
 
 impl Settings {
-    pub(super) fn judge(&self, head: &RequestHead<'_>) -> Verdict {
+    /// When the call came in, where no meter tells.
+    pub(super) fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    /// The step before the call: finds out who calls.
+    pub(crate) fn judge(&self, head: &RequestHead<'_>, now: Now) -> Verdict {
         if self.public.contains(head.uri().path()) {
             return Verdict::Public(PublicPath::Path);
         }
@@ -229,10 +237,7 @@ impl Settings {
         }
         let mut caller = Caller {
             address: self.client_addr.client_addr(head),
-            now: head
-                .extensions()
-                .get::<Meter>()
-                .map_or_else(|| self.clock.now(), Meter::started),
+            now,
             shown: None,
             source: None,
         };
@@ -264,7 +269,10 @@ impl Settings {
             Some(Attempt::NotMine) | None if self.optional => {
                 return Verdict::Public(PublicPath::Anonymous);
             }
-            Some(Attempt::NotMine) | None => Err(AuthRefusal::Missing),
+            Some(Attempt::NotMine) | None => {
+                self.twice.look_at(head);
+                Err(AuthRefusal::Missing)
+            }
         };
         if result.is_err() {
             caller.shown = credential.map(|credential| ShownKey::of(credential.value));
@@ -276,7 +284,7 @@ impl Settings {
     }
 
     /// Compares the address with the credential's allow list; counts and reports a refusal.
-    pub(super) fn conclude(
+    pub(crate) fn conclude(
         &self,
         result: Result<Identity, AuthRefusal>,
         caller: &Caller,
@@ -328,22 +336,30 @@ impl Settings {
         Box::new(self.challenge.problem(refusal))
     }
 
-    /// Makes the request one of a known caller.
-    pub(super) fn admit<B>(
+    /// Makes the request one that passes without an identity.
+    pub(crate) fn admit_public<B>(&self, request: &mut Request<B>, mark: PublicPath) {
+        self.veil(request);
+        own_headers::strip(request.headers_mut());
+        request.extensions_mut().insert(mark);
+    }
+
+    /// Makes the request one of a known caller, but for its extension.
+    pub(crate) fn admit<B>(
         &self,
         request: &mut Request<B>,
-        identity: Identity,
+        identity: &Identity,
         source: Option<CredentialSource>,
+        meter: Option<&Meter>,
     ) {
         if let Some(source) = source {
             self.hide(request, &source);
         }
         own_headers::strip(request.headers_mut());
         if self.forward_headers {
-            own_headers::forward(request.headers_mut(), &identity);
+            own_headers::forward(request.headers_mut(), identity);
         }
-        if let Some(meter) = request.extensions().get::<Meter>() {
-            meter.identify(&identity);
+        if let Some(meter) = meter {
+            meter.identify(identity);
         }
         let span = tracing::Span::current();
         if !span.is_none() {
@@ -353,7 +369,6 @@ impl Settings {
                 span.record("key_id", key.as_str());
             }
         }
-        request.extensions_mut().insert(identity);
     }
 
     /// Removes the credential, or at least keeps it out of everybody's `Debug`.
@@ -366,7 +381,7 @@ impl Settings {
     }
 
     /// Keeps the header fields that may hold a credential out of everybody's `Debug`.
-    pub(super) fn veil<B>(&self, request: &mut Request<B>) {
+    fn veil<B>(&self, request: &mut Request<B>) {
         for place in self.extractor.sources() {
             let name = match place {
                 KeySource::Header(name) => name,

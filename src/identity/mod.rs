@@ -77,9 +77,14 @@ mod public_path;
 mod resolver;
 mod service;
 mod tenants;
+mod twice;
 
 #[cfg(feature = "axum")]
 pub use self::extract::MissingIdentity;
+pub(crate) use self::{
+    access::tell as tell_access,
+    layer::{Caller, Verdict},
+};
 pub use self::{
     access::{AccessFuture, TenantAccess, TenantLayer},
     authenticate::{Attempt, Authenticate, IdentityLookup},

@@ -8,12 +8,11 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use super::{
-    AuthFuture,
+    AuthFuture, Identity,
     future::Waiting,
     layer::{Settings, Verdict},
-    own_headers,
 };
-use crate::{body::ResponseBody, head::RequestHead};
+use crate::{auth::CredentialSource, body::ResponseBody, head::RequestHead, meter::Meter};
 
 /// The service of [`AuthLayer`](super::AuthLayer).
 #[derive(Clone, Debug)]
@@ -42,9 +41,11 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
-        match self.settings.judge(&RequestHead::from(&request)) {
+        let meter = request.extensions().get::<Meter>();
+        let now = meter.map_or_else(|| self.settings.now(), Meter::started);
+        match self.settings.judge(&RequestHead::from(&request), now) {
             Verdict::Known(identity, source) => {
-                self.settings.admit(&mut request, identity, source);
+                admit(&self.settings, &mut request, identity, source);
                 AuthFuture::called(self.inner.call(request))
             }
             Verdict::Lookup(lookup, caller) => {
@@ -60,9 +61,7 @@ where
                 })
             }
             Verdict::Public(mark) => {
-                self.settings.veil(&mut request);
-                own_headers::strip(request.headers_mut());
-                request.extensions_mut().insert(mark);
+                self.settings.admit_public(&mut request, mark);
                 AuthFuture::called(self.inner.call(request))
             }
             Verdict::Refused(problem) => {
@@ -70,4 +69,16 @@ where
             }
         }
     }
+}
+
+/// Makes the request one of a known caller.
+pub(super) fn admit<B>(
+    settings: &Settings,
+    request: &mut Request<B>,
+    identity: Identity,
+    source: Option<CredentialSource>,
+) {
+    let meter = request.extensions().get::<Meter>().cloned();
+    settings.admit(request, &identity, source, meter.as_ref());
+    request.extensions_mut().insert(identity);
 }

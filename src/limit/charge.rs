@@ -24,24 +24,27 @@ use super::{
 use crate::{
     body::ResponseBody,
     error::{ErrorCode, Problem},
-    meter::Meter,
+    meter::{Billed, Meter},
 };
 
 /// What one call asks for, and what it holds from its admission to its end. Dropping it settles.
 ///
 /// One allocation from the question to the settlement: what is moved from future to body is a pointer.
 #[derive(Debug)]
-pub(super) struct Charge {
+pub(crate) struct Charge {
     pub(super) settings: Arc<Settings>,
     pub(super) set: Arc<LimitSet>,
     pub(super) scopes: ScopeValues,
     pub(super) cost: Cost,
     pub(super) decision: Decision,
-    /// Only where a rule counts what the handler names.
+    /// Says what the call used, whether its client left, and whether it goes on after its answer.
     pub(super) meter: Option<Meter>,
     /// The store gave no answer, and the one in this process decided.
     pub(super) degraded: Option<LimitDegraded>,
     pub(super) ending: Ending,
+    /// Code of the service is running. Whoever catches a panic of it may drop the charge later, when no panic is
+    /// under way any more.
+    pub(super) running: bool,
 }
 
 /// In the extensions of a refusal by a [`LimitLayer`](super::LimitLayer), for another one outside of it.
@@ -50,7 +53,7 @@ pub(super) struct RefusedByLimit;
 
 /// How the call ended, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
     /// The call is not admitted, or not yet: nothing is held.
     NotAdmitted,
     /// The client left, or the call was served.
@@ -63,7 +66,7 @@ pub(super) enum Ending {
 
 impl Charge {
     /// Notes how the response speaks of the call, and lets the response speak of the limits.
-    pub(super) fn observe<B>(&mut self, response: &mut Response<B>) {
+    pub(crate) fn answered<B>(&mut self, response: &mut Response<B>) {
         let extensions = response.extensions();
         let code = extensions.get::<Problem>().map(Problem::code);
         self.ending = if extensions.get::<RefusedByLimit>().is_some() {
@@ -79,38 +82,77 @@ impl Charge {
             &self.decision,
             response.headers_mut(),
         );
+        if let Some(degraded) = self.degraded {
+            response.extensions_mut().insert(degraded);
+        }
     }
 
-    /// Code of the service begins to run. Whoever catches a panic of it may drop the charge later, when no
-    /// panic is under way any more.
-    pub(super) const fn enter(&mut self) -> Ending {
-        std::mem::replace(&mut self.ending, Ending::Failed)
+    /// The response body has answered. True when the body has ended, and the charge with it.
+    pub(crate) fn after_frame<E>(
+        &mut self,
+        polled: &Poll<Option<Result<Frame<Bytes>, E>>>,
+    ) -> bool {
+        self.leave();
+        match polled {
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Err(_))) => {
+                self.ending = Ending::Failed;
+                false
+            }
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => false,
+        }
+    }
+
+    /// Code of the service begins to run.
+    pub(crate) const fn enter(&mut self) {
+        self.running = true;
     }
 
     /// Code of the service has returned.
-    pub(super) const fn leave(&mut self, before: Ending) {
-        self.ending = before;
+    pub(crate) const fn leave(&mut self) {
+        self.running = false;
     }
 
     /// The service gave an error instead of a response.
-    pub(super) fn service_failed(mut self) {
+    pub(crate) const fn service_failed(&mut self) {
         self.ending = Ending::Failed;
     }
 
     /// What the call really took: a custom quantity that the handler has named replaces what was held, and a
-    /// reservation that it never named was not needed.
+    /// reservation that it never named was not needed; bytes that were counted replace what the head declared.
+    ///
+    /// When the client left, nothing but the rest of a reservation is given back.
     fn actual(&self) -> Cost {
         let mut actual = self.cost.clone();
+        let Some(meter) = &self.meter else {
+            return actual;
+        };
+        let client_left = meter.billed() != Billed::All;
+        let settled = |charged: u64, used: u64| {
+            if client_left { used.max(charged) } else { used }
+        };
         for rule in self.set.rules() {
-            let Unit::Custom(name) = rule.unit() else {
-                continue;
-            };
-            let named = self
-                .meter
-                .as_ref()
-                .and_then(|meter| meter.named_quantity(name));
-            if let Some(used) = named.or_else(|| self.cost.is_reserved(name).then_some(0)) {
-                actual = actual.with(Arc::clone(name), used);
+            match rule.unit() {
+                Unit::Custom(name) => {
+                    let named = meter.billed_quantity(name);
+                    if named.is_none() {
+                        self.settings.told.not_named(name, meter);
+                    }
+                    let used = if self.cost.is_reserved(name) {
+                        named.unwrap_or(0)
+                    } else if let Some(named) = named {
+                        settled(self.cost.amount(rule.unit()), named)
+                    } else {
+                        continue;
+                    };
+                    actual = actual.with(Arc::clone(name), used);
+                }
+                Unit::Bytes => {
+                    if let Some(received) = meter.received_bytes() {
+                        actual = actual.bytes(settled(self.cost.amount(rule.unit()), received));
+                    }
+                }
+                Unit::Requests => {}
             }
         }
         actual
@@ -119,17 +161,64 @@ impl Charge {
     fn settlement(&self) -> Option<Settlement> {
         match self.ending {
             Ending::NotAdmitted => None,
+            _ if self.running => Some(Settlement::Refund),
             Ending::RefusedByLimit => Some(Settlement::Cancel),
             Ending::Failed => Some(Settlement::Refund),
             Ending::Used if std::thread::panicking() => Some(Settlement::Refund),
+            Ending::Used if self.is_waived() => Some(Settlement::Waive(self.actual())),
             Ending::Used => {
                 let traits = self.set.rule_set().traits();
-                if !traits.counts_custom && !traits.holds_slots {
+                let counts_received = || self.meter.as_ref().is_some_and(Meter::is_receiving);
+                let may_differ = traits.counts_custom || (traits.counts_bytes && counts_received());
+                if !may_differ && !traits.holds_slots {
                     return None;
                 }
                 let actual = self.actual();
                 (actual != self.cost || traits.holds_slots).then_some(Settlement::Actual(actual))
             }
+        }
+    }
+
+    fn is_waived(&self) -> bool {
+        let meter = self.meter.as_ref();
+        meter.is_some_and(|meter| meter.billed() == Billed::Nothing)
+    }
+
+    /// Leaves the settlement to the holds that keep the call open; false when there is none.
+    fn outlived(&mut self) -> bool {
+        if self.ending == Ending::NotAdmitted {
+            return false;
+        }
+        let Some(meter) = self.meter.as_ref().filter(|meter| meter.is_held()) else {
+            return false;
+        };
+        let meter = meter.clone();
+        let ending = std::mem::replace(&mut self.ending, Ending::NotAdmitted);
+        let moved = Self {
+            settings: Arc::clone(&self.settings),
+            set: Arc::clone(&self.set),
+            scopes: std::mem::take(&mut self.scopes),
+            cost: std::mem::take(&mut self.cost),
+            decision: std::mem::replace(&mut self.decision, Decision::unlimited()),
+            meter: self.meter.take(),
+            degraded: self.degraded,
+            ending: if self.running || std::thread::panicking() {
+                Ending::Failed
+            } else {
+                ending
+            },
+            running: false,
+        };
+        meter.keep_while_held(Box::new(moved));
+        true
+    }
+
+    /// Tells the meter what is known before the call.
+    pub(crate) fn tell(&self, meter: Option<&Meter>) {
+        if self.is_overage()
+            && let Some(meter) = meter
+        {
+            meter.mark_overage();
         }
     }
 
@@ -148,6 +237,9 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
+        if self.outlived() {
+            return;
+        }
         if let Some(settlement) = self.settlement() {
             // The time of now, not of the decision: a bucket has been refilled in between.
             let now = self.settings.clock.now();
@@ -172,6 +264,11 @@ impl<B> LimitBody<B> {
     pub(super) const fn new(body: ResponseBody<B>, charge: Option<Box<Charge>>) -> Self {
         Self { body, charge }
     }
+
+    /// The body of an answer in place of the service's.
+    pub(super) const fn refused(body: ResponseBody<B>) -> Self {
+        Self::new(body, None)
+    }
 }
 
 impl<B: Body<Data = Bytes>> Body for LimitBody<B> {
@@ -183,22 +280,15 @@ impl<B: Body<Data = Bytes>> Body for LimitBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        let before = this.charge.as_mut().map(|charge| charge.enter());
-        let poll = this.body.poll_frame(cx);
-        if let (Some(charge), Some(before)) = (this.charge.as_mut(), before) {
-            charge.leave(before);
+        let Some(charge) = this.charge else {
+            return this.body.poll_frame(cx);
+        };
+        charge.enter();
+        let polled = this.body.poll_frame(cx);
+        if charge.after_frame(&polled) {
+            *this.charge = None;
         }
-        let frame = std::task::ready!(poll);
-        match &frame {
-            Some(Ok(_)) => {}
-            Some(Err(_)) => {
-                if let Some(charge) = this.charge {
-                    charge.ending = Ending::Failed;
-                }
-            }
-            None => drop(this.charge.take()),
-        }
-        Poll::Ready(frame)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,5 +1,4 @@
 use std::{
-    error::Error,
     fmt,
     future::Future,
     pin::Pin,
@@ -8,16 +7,13 @@ use std::{
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use tokio::time::Timeout;
 use tower_service::Service;
 
 use super::{
     charge::{Charge, LimitBody},
-    decision::Decision,
-    service::{Question, answered, conclude},
-    store::LimitStoreError,
+    service::{answered, conclude},
+    step::Trip,
 };
-pub(super) type Decide = Pin<Box<dyn Future<Output = Result<Decision, LimitStoreError>> + Send>>;
 
 pin_project! {
     /// The response of [`Limit`](super::Limit).
@@ -43,8 +39,7 @@ pin_project! {
 
 /// A call whose decision is on its way, and the service that was polled ready for it.
 pub(super) struct Waiting<S, ReqB> {
-    pub(super) decide: Pin<Box<Timeout<Decide>>>,
-    pub(super) question: Question,
+    pub(super) trip: Trip,
     pub(super) request: Request<ReqB>,
     pub(super) inner: S,
 }
@@ -93,17 +88,19 @@ where
                     return Poll::Ready(Ok(answered(response, None)));
                 }
                 StateProjection::Called { future, charge } => {
-                    let before = charge.as_mut().map(|charge| charge.enter());
+                    if let Some(charge) = charge.as_mut() {
+                        charge.enter();
+                    }
                     let poll = future.poll(cx);
-                    if let (Some(charge), Some(before)) = (charge.as_mut(), before) {
-                        charge.leave(before);
+                    if let Some(charge) = charge.as_mut() {
+                        charge.leave();
                     }
                     let result = ready!(poll);
                     let charge = charge.take();
                     return Poll::Ready(match result {
                         Ok(response) => Ok(answered(response, charge)),
                         Err(error) => {
-                            if let Some(charge) = charge {
+                            if let Some(mut charge) = charge {
                                 charge.service_failed();
                             }
                             Err(error)
@@ -112,27 +109,16 @@ where
                 }
                 StateProjection::Deciding { waiting } => {
                     // A future is not polled again after it was ready.
-                    let Some(trip) = waiting else {
+                    let Some(pending) = waiting else {
                         return Poll::Pending;
                     };
-                    let decision = ready!(trip.decide.as_mut().poll(cx));
-                    let Some(trip) = waiting.take() else {
+                    let verdict = ready!(pending.trip.poll_verdict(cx));
+                    let Some(ended) = waiting.take() else {
                         return Poll::Pending;
                     };
                     let Waiting {
-                        question,
-                        request,
-                        mut inner,
-                        ..
-                    } = *trip;
-                    let verdict = match decision {
-                        Ok(Ok(decision)) => question.decided(decision),
-                        Ok(Err(error)) => question.failed(&error),
-                        Err(elapsed) => {
-                            let cause: Box<dyn Error + Send + Sync> = elapsed.into();
-                            question.failed(&LimitStoreError::Indeterminate(cause))
-                        }
-                    };
+                        request, mut inner, ..
+                    } = *ended;
                     conclude(verdict, request, &mut inner)
                 }
                 StateProjection::Refused { response } => {

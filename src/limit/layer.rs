@@ -21,6 +21,7 @@ use super::{
     set::RuleSet,
     store::LimitStore,
     subject::{ByIdentity, ByKey, EveryCall, owner_name},
+    text::is_nearly,
 };
 use crate::{
     auth::{ClientAddr, PeerAddr},
@@ -28,6 +29,7 @@ use crate::{
     error::ConfigError,
     head::RequestHead,
     id::TenantId,
+    meter::Meter,
     route::{MatchedRoute, RouteOf},
 };
 
@@ -44,13 +46,13 @@ use crate::{
 #[derive(Clone)]
 #[must_use]
 pub struct LimitLayer<F = EveryCall> {
-    settings: Settings,
-    find: F,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) find: F,
 }
 
 /// Everything that a layer and its services share.
 #[derive(Clone)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     pub(super) store: Arc<dyn LimitStore>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) cost: Option<Hook<dyn CostOf>>,
@@ -72,6 +74,7 @@ pub(super) struct Settings {
 pub(super) struct Told {
     no_address: AtomicBool,
     no_hook: AtomicBool,
+    misspelt: AtomicBool,
 }
 
 impl Told {
@@ -80,6 +83,24 @@ impl Told {
             tracing::warn!(
                 target: "tollgate::limit",
                 "the client's address is not known: all such calls share one count of each rule by address"
+            );
+        }
+    }
+
+    /// A call named quantities, but not `unit`, which a rule counts.
+    pub(super) fn not_named(&self, unit: &str, meter: &Meter) {
+        if self.misspelt.load(Ordering::Relaxed) {
+            return;
+        }
+        let Some(added) = meter.find_quantity(|name| is_nearly(name, unit)) else {
+            return;
+        };
+        if !self.misspelt.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                target: "tollgate::limit",
+                rule_counts = unit,
+                handler_adds = &*added,
+                "a handler adds a quantity that is spelt almost as the one that a rule counts: the rule counts nothing"
             );
         }
     }
@@ -168,7 +189,7 @@ impl LimitLayer {
             TenantId::from_checked("every-call"),
         );
         Ok(Self {
-            settings: Settings::new(Arc::new(store)),
+            settings: Arc::new(Settings::new(Arc::new(store))),
             find,
         })
     }
@@ -212,7 +233,7 @@ impl LimitLayer<ByIdentity> {
     /// The rules of each caller's own plan, from the request's `Identity`.
     pub fn by_identity(store: impl LimitStore) -> Self {
         Self {
-            settings: Settings::new(Arc::new(store)),
+            settings: Arc::new(Settings::new(Arc::new(store))),
             find: ByIdentity,
         }
     }
@@ -226,39 +247,39 @@ impl<F> LimitLayer<F> {
     ) -> Result<LimitLayer, ConfigError> {
         let layer = LimitLayer::new(Arc::clone(&self.settings.store), rules)?;
         Ok(LimitLayer {
-            settings: self.settings.clone(),
+            settings: Arc::clone(&self.settings),
             find: layer.find,
         })
     }
 
     /// Says what a call takes; one request and its `Content-Length` in bytes unless set.
     pub fn cost(mut self, hook: impl CostOf) -> Self {
-        self.settings.cost = Some(Hook(Arc::new(hook)));
+        Arc::make_mut(&mut self.settings).cost = Some(Hook(Arc::new(hook)));
         self
     }
 
     /// The form of the header fields; [`HeaderStyle::Draft11`] unless set.
-    pub const fn headers(mut self, style: HeaderStyle) -> Self {
-        self.settings.headers = style;
+    pub fn headers(mut self, style: HeaderStyle) -> Self {
+        Arc::make_mut(&mut self.settings).headers = style;
         self
     }
 
     /// How the client's address is found, for rules by address; the connection's peer unless set.
     pub fn client_addr(mut self, hook: impl ClientAddr) -> Self {
-        self.settings.client_addr = Hook(Arc::new(hook));
+        Arc::make_mut(&mut self.settings).client_addr = Hook(Arc::new(hook));
         self
     }
 
     /// How the route template is found, for rules by route; axum's `MatchedPath` unless set.
     pub fn route_of(mut self, hook: impl RouteOf) -> Self {
-        self.settings.route_of = Hook(Arc::new(hook));
+        Arc::make_mut(&mut self.settings).route_of = Hook(Arc::new(hook));
         self
     }
 
     /// Gives the values of a custom scope, for rules of `Scope::Custom(name)`.
     pub fn scope(mut self, name: impl Into<Arc<str>>, hook: impl LimitKey) -> Self {
         let hook: Hook<dyn LimitKey> = Hook(Arc::new(hook));
-        self.settings.scopes = self
+        Arc::make_mut(&mut self.settings).scopes = self
             .settings
             .scopes
             .iter()
@@ -270,32 +291,32 @@ impl<F> LimitLayer<F> {
 
     /// Who hears of thresholds; the log unless set.
     pub fn thresholds(mut self, sink: Arc<dyn ThresholdSink>) -> Self {
-        self.settings.thresholds = sink;
+        Arc::make_mut(&mut self.settings).thresholds = sink;
         self
     }
 
     /// How long a decision may take before the rules' failure policy decides; 50 ms unless set.
-    pub const fn deadline(mut self, deadline: Duration) -> Self {
-        self.settings.deadline = deadline;
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        Arc::make_mut(&mut self.settings).deadline = deadline;
         self
     }
 
     /// How many processes share the limits: a rule of `OnStoreFailure::Local` then allows its share of the
     /// limit. One unless set.
     pub fn processes(mut self, processes: NonZeroU32) -> Self {
-        self.settings.fallback = Arc::new(Fallback::new(processes));
+        Arc::make_mut(&mut self.settings).fallback = Arc::new(Fallback::new(processes));
         self
     }
 
     /// The status of an exceeded quota: 429 unless set, 402 where a plan change is the only way out.
-    pub const fn quota_status(mut self, status: StatusCode) -> Self {
-        self.settings.quota_status = status;
+    pub fn quota_status(mut self, status: StatusCode) -> Self {
+        Arc::make_mut(&mut self.settings).quota_status = status;
         self
     }
 
     /// The source of time; the operating system's unless set.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.settings.clock = clock;
+        Arc::make_mut(&mut self.settings).clock = clock;
         self
     }
 }
@@ -304,7 +325,7 @@ impl<S, F: Clone> Layer<S> for LimitLayer<F> {
     type Service = Limit<S, F>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Limit::new(inner, Arc::new(self.settings.clone()), self.find.clone())
+        Limit::new(inner, Arc::clone(&self.settings), self.find.clone())
     }
 }
 

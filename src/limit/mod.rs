@@ -93,11 +93,16 @@ mod service;
 mod set;
 mod sliding_window;
 mod snapshot;
+mod step;
 mod store;
 mod subject;
 mod text;
 mod token_bucket;
 
+pub(crate) use self::{
+    charge::Charge,
+    step::{Refused, Step, Trip, Verdict},
+};
 pub use self::{
     charge::LimitBody,
     compile::{CompiledAlgorithm, CompiledRule, Threshold},

@@ -86,6 +86,9 @@ pub enum Settlement {
     /// The call failed on the service's side or was refused behind the limit: quotas get everything back,
     /// rates and windows keep the charge, concurrency slots are released.
     Refund,
+    /// The call took this much, and its quotas are not charged for it: quotas get everything back, rates and
+    /// windows are settled as by [`Actual`](Self::Actual), concurrency slots are released.
+    Waive(Cost),
     /// The call never happened: every rule gets everything back.
     Cancel,
 }

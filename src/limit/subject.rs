@@ -51,17 +51,24 @@ impl EveryCall {
     pub(super) fn rules(&self) -> Arc<RuleSet> {
         Arc::clone(self.0.rule_set())
     }
+
+    /// The rules of a call that passes publicly, or of one whose caller is known.
+    pub(crate) fn set(&self, public: Option<PublicPath>) -> Option<&Arc<LimitSet>> {
+        match public {
+            // A health check or a preflight must not be refused because others call too much.
+            Some(PublicPath::Path | PublicPath::Preflight) => None,
+            Some(PublicPath::Anonymous) | None => Some(&self.0),
+        }
+    }
 }
 
 impl sealed::Sealed for EveryCall {}
 
 impl FindSubject for EveryCall {
     fn subject(&self, head: &RequestHead<'_>) -> Subject {
-        match head.extensions().get::<PublicPath>() {
-            // A health check or a preflight must not be refused because others call too much.
-            Some(PublicPath::Path | PublicPath::Preflight) => Subject::NotLimited,
-            _ => Subject::Limited(Arc::clone(&self.0)),
-        }
+        let public = head.extensions().get::<PublicPath>().copied();
+        self.set(public)
+            .map_or(Subject::NotLimited, |set| Subject::Limited(Arc::clone(set)))
     }
 }
 

@@ -1,7 +1,7 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -19,6 +19,14 @@ pin_project! {
         inner: B,
         // After the inner body: what a stream adds while it is dropped is still counted.
         guard: Option<Guard>,
+    }
+
+    impl<B> PinnedDrop for MeterBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            if let Some(guard) = this.project().guard {
+                guard.ending();
+            }
+        }
     }
 }
 
@@ -43,25 +51,10 @@ where
         let Some(guard) = this.guard else {
             return this.inner.poll_frame(cx);
         };
-        guard.polled();
-        guard.enter();
-        let poll = this.inner.as_mut().poll_frame(cx);
-        guard.leave();
-        let frame = ready!(poll);
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    guard.sent(data.len());
-                }
-                // Nothing follows trailers.
-                if frame.is_trailers() || this.inner.is_end_stream() {
-                    guard.ended();
-                }
-            }
-            Some(Err(_)) => guard.body_failed(),
-            None => guard.ended(),
-        }
-        Poll::Ready(frame)
+        guard.before_frame();
+        let polled = this.inner.as_mut().poll_frame(cx);
+        guard.after_frame(&polled, || this.inner.is_end_stream());
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

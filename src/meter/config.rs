@@ -29,6 +29,7 @@ pub(super) struct Settings {
     pub(super) min_backoff: Duration,
     pub(super) max_backoff: Duration,
     pub(super) dead_letters: usize,
+    pub(super) report_every: Option<Duration>,
 }
 
 impl RecorderBuilder {
@@ -45,6 +46,7 @@ impl RecorderBuilder {
                 min_backoff: Duration::from_millis(100),
                 max_backoff: Duration::from_secs(30),
                 dead_letters: 1_000,
+                report_every: None,
             },
         }
     }
@@ -104,6 +106,22 @@ impl RecorderBuilder {
         self
     }
 
+    /// How often a call that goes on reports what it has used, at least 1 ms; never unless set.
+    ///
+    /// Without it a stream of an hour makes its one event at its end, and is lost whole when the process is killed
+    /// before. With it, at most the last interval and the queue are lost. Reported are calls that somebody
+    /// [holds](super::MeterHold) and those that stream an answer of unknown length: for each interval in which they
+    /// used something one more event, with an id of its own, that names the call in
+    /// [`part_of`](super::UsageEvent::part_of). A sink must then not take each event for a call.
+    ///
+    /// Reports are made by the background task on its [tick](Self::tick). They tell what was handed over, whatever
+    /// the [`AbortPolicy`](super::AbortPolicy). Limits are not charged by reports: what a call used beyond its
+    /// reservation is charged when it ends.
+    pub const fn report_every(mut self, interval: Duration) -> Self {
+        self.settings.report_every = Some(interval);
+        self
+    }
+
     /// Checks the settings and makes the recorder; starts its task when called inside of a tokio runtime.
     ///
     /// # Errors
@@ -135,6 +153,10 @@ impl RecorderBuilder {
                 "backoff",
                 "the shortest wait must be at least 1 ms and the longest no shorter than it",
             );
+        }
+        let reports = settings.report_every.unwrap_or(MAX_DURATION);
+        if !(Duration::from_millis(1)..=MAX_DURATION).contains(&reports) {
+            return refuse("report_every", "must be 1 ms to a day: a minute suits most");
         }
         let longest = [settings.tick, settings.write_timeout, settings.max_backoff];
         if longest.iter().any(|duration| *duration > MAX_DURATION) {

@@ -39,6 +39,9 @@ pub struct Counters {
     pub dropped_shutdown: u64,
     /// Batches, or what remained of them, that were offered again.
     pub retries: u64,
+    /// Events that report a call which goes on; they are counted as opened and settled too. See
+    /// [`RecorderBuilder::report_every`](super::RecorderBuilder::report_every).
+    pub parts: u64,
     /// Uses of [`Meter::add`](super::Meter::add) that were ignored: the name was too long or not plain text, or
     /// the call had named too many.
     pub quantities_ignored: u64,
@@ -111,6 +114,7 @@ pub(super) struct Tally {
     pub(super) dead_lettered: AtomicU64,
     pub(super) dropped_shutdown: AtomicU64,
     pub(super) retries: AtomicU64,
+    parts: AtomicU64,
     quantities_ignored: AtomicU64,
     quantities_logged: AtomicBool,
     by_status: Box<[AtomicU64]>,
@@ -129,6 +133,7 @@ impl Tally {
             dead_lettered: AtomicU64::new(0),
             dropped_shutdown: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            parts: AtomicU64::new(0),
             quantities_ignored: AtomicU64::new(0),
             quantities_logged: AtomicBool::new(false),
             by_status: zeros(STATUSES),
@@ -147,6 +152,10 @@ impl Tally {
 
     pub(super) fn settled(&self) {
         self.settled.increment();
+    }
+
+    pub(super) fn part(&self) {
+        self.parts.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn unidentified(&self, status: u16, reason: Option<ErrorCode>) {
@@ -209,6 +218,7 @@ impl Tally {
             dropped_queue_full,
             dropped_shutdown,
             retries: read(&self.retries),
+            parts: read(&self.parts),
             quantities_ignored: read(&self.quantities_ignored),
             unidentified: self.by_status.iter().map(read).collect(),
         }

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    event::{UsageEvent, printable},
+    abort::Billed,
+    event::{EventId, UsageEvent, printable},
     meter::Call,
 };
 use crate::route::UNMATCHED;
@@ -34,9 +35,11 @@ impl Encoder {
         static DEFAULT_API: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("default"));
         let identity = call.identity()?;
         let ending = call.ending()?;
+        let told = call.reported();
         Some(UsageEvent {
             schema: UsageEvent::SCHEMA,
             id: call.id,
+            part_of: EventId::from_u128(call.part_of),
             source: Arc::clone(&self.source),
             time: call.started.wall(),
             tenant: identity.tenant().id().clone(),
@@ -50,9 +53,10 @@ impl Encoder {
             outcome: ending.outcome,
             refused: ending.refused.map(|code| self.shared(code.as_str())),
             latency_micros: ending.latency_micros,
-            request_bytes: call.request_bytes,
-            response_bytes: ending.response_bytes,
-            quantities: call.quantities().iter().cloned().collect(),
+            request_bytes: call.request_bytes().saturating_sub(told.received),
+            response_bytes: ending.response_bytes.saturating_sub(told.sent),
+            quantities: call.quantities().unreported(call.billed()).collect(),
+            waived: call.billed() == Billed::Nothing,
             overage: call.is_overage(),
             deprecated: call.is_deprecated(),
             request_id: (!call.request_id.is_empty())

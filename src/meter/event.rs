@@ -21,6 +21,11 @@ impl EventId {
         Self((boot as u128) << 64 | sequence as u128)
     }
 
+    /// The id of a number, unless it is zero.
+    pub(super) const fn from_u128(id: u128) -> Option<Self> {
+        if id == 0 { None } else { Some(Self(id)) }
+    }
+
     /// The id as one number.
     #[must_use]
     pub const fn as_u128(self) -> u128 {
@@ -91,6 +96,13 @@ pub struct UsageEvent {
     pub schema: u16,
     /// Names the event for ever.
     pub id: EventId,
+    /// Names the call that this event is a part of, by the id of its last event; only on the reports of a call
+    /// that goes on, see [`RecorderBuilder::report_every`](super::RecorderBuilder::report_every).
+    ///
+    /// A part tells what was used since the report before it, at its own time, and the last event tells the rest:
+    /// quantities and bytes add up over all of them. Count as calls the events without this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_of: Option<EventId>,
     /// The instance that metered the call.
     pub source: Arc<str>,
     /// When the call was admitted or refused; decides the billing period, so a retry cannot move it.
@@ -118,18 +130,24 @@ pub struct UsageEvent {
     /// The code of the refusal, when this crate refused the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Arc<str>>,
-    /// From the request's arrival at the meter to the end of its answer, in microseconds.
+    /// From the request's arrival at the meter to the end of its answer, or to the report, in microseconds.
     pub latency_micros: u64,
-    /// Bytes of request content: its `Content-Length`, 0 when unknown.
+    /// Bytes of request content: those that were read, behind a
+    /// [`CountRequestBodyLayer`](super::CountRequestBodyLayer); else its `Content-Length`, 0 when unknown.
     pub request_bytes: u64,
     /// Bytes of response content handed to the connection.
     pub response_bytes: u64,
-    /// Whole numbers of what the call used, by name.
+    /// Whole numbers of what the call used, by name; of a call whose client left, what counts by the
+    /// [`AbortPolicy`](super::AbortPolicy).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub quantities: BTreeMap<Arc<str>, u64>,
     /// The call was above a limit that prices overage.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overage: bool,
+    /// The call is not to be paid for, not as a call either: its client left before the first byte of content,
+    /// under [`AbortPolicy::NothingBeforeFirstByte`](super::AbortPolicy::NothingBeforeFirstByte).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waived: bool,
     /// The call used a version of the API that is deprecated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deprecated: bool,
@@ -155,6 +173,7 @@ impl UsageEvent {
         Self {
             schema: Self::SCHEMA,
             id,
+            part_of: None,
             source: Arc::from("tollgate"),
             time,
             tenant,
@@ -172,6 +191,7 @@ impl UsageEvent {
             response_bytes: 0,
             quantities: BTreeMap::new(),
             overage: false,
+            waived: false,
             deprecated: false,
             request_id: None,
             trace_id: None,

@@ -111,6 +111,7 @@ impl Flusher {
     /// Offers what is due again, then what is new; true when everything that was in the queue at the start
     /// is finished.
     async fn cycle(&mut self, core: &Core) -> bool {
+        core.report_long_calls();
         let hurry = core.hurry.load(Ordering::Acquire);
         let mut place = 0;
         while let Some(waiting) = self.waiting.get(place) {

@@ -20,6 +20,14 @@ pin_project! {
         // After the inner future: what a service adds while it is dropped is still counted.
         guard: Option<Guard>,
     }
+
+    impl<F> PinnedDrop for ResponseFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            if let Some(guard) = this.project().guard {
+                guard.ending();
+            }
+        }
+    }
 }
 
 impl<F> ResponseFuture<F> {

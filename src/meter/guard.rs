@@ -1,15 +1,15 @@
 //! The one owner of a call's end.
 
-use std::sync::Arc;
-
-use http::{HeaderMap, Method, StatusCode, header::CONTENT_LENGTH};
-use http_body::SizeHint;
-
-use super::{
-    event::CallOutcome,
-    layer::Shared,
-    meter::{Ending, Meter},
+use std::{
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
 };
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header::CONTENT_LENGTH};
+use http_body::{Frame, SizeHint};
+
+use super::{event::CallOutcome, hold::Verdict, layer::Shared, meter::Meter};
 use crate::error::{ErrorCode, Problem};
 
 /// Status of a call whose client left before the answer: not registered, but what proxies have long logged.
@@ -20,7 +20,7 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// It lives in the response future and moves into the response body. Dropping is the one thing that happens
 /// to every call: a server drops a full body without asking for its end, never polls the body of an answer to
 /// HEAD, and drops the future when the client leaves. What it sees before only decides the outcome.
-pub(super) struct Guard {
+pub(crate) struct Guard {
     meter: Meter,
     shared: Arc<Shared>,
     status: Option<StatusCode>,
@@ -29,6 +29,7 @@ pub(super) struct Guard {
     /// Code of the service is running. Still set when the guard is dropped, that code has panicked: whoever
     /// catches the panic may drop the future later, when no panic is under way any more.
     running: bool,
+    is_watched: bool,
     body: Seen,
 }
 
@@ -54,27 +55,33 @@ impl Guard {
             refused: None,
             service_failed: false,
             running: false,
+            is_watched: false,
             body: Seen::default(),
         }
     }
 
+    /// The meter of the call.
+    pub(crate) const fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
     /// Code of the service begins to run.
-    pub(super) const fn enter(&mut self) {
+    pub(crate) const fn enter(&mut self) {
         self.running = true;
     }
 
     /// Code of the service has returned.
-    pub(super) const fn leave(&mut self) {
+    pub(crate) const fn leave(&mut self) {
         self.running = false;
     }
 
     /// The service failed without an answer.
-    pub(super) const fn failed(&mut self) {
+    pub(crate) const fn failed(&mut self) {
         self.service_failed = true;
     }
 
     /// The service answered.
-    pub(super) fn answered<B: http_body::Body>(&mut self, response: &http::Response<B>) {
+    pub(crate) fn answered<B: http_body::Body>(&mut self, response: &http::Response<B>) {
         let status = response.status();
         self.status = Some(status);
         self.refused = response
@@ -88,23 +95,62 @@ impl Guard {
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         self.body.expected = expected_length(response.headers(), &response.body().size_hint());
         self.body.ended = response.body().is_end_stream();
+        let is_stream =
+            !self.body.ended && !self.body.without_content && self.body.expected.is_none();
+        let call = &self.meter.0;
+        if call.is_watched() || (is_stream && self.meter.watch()) {
+            call.status.store(status.as_u16(), Ordering::Release);
+            self.is_watched = true;
+        }
     }
 
-    /// The body is asked for a frame.
-    pub(super) const fn polled(&mut self) {
+    /// A frame is on its way to the connection, and with it what was added before.
+    fn handed_over(&self) {
+        let call = &self.meter.0;
+        call.handed_over();
+        if self.is_watched {
+            call.sent_bytes.store(self.body.bytes, Ordering::Release);
+        }
+    }
+
+    /// The call ends: says whether its client left, before its charges are settled.
+    pub(crate) fn ending(&self) {
+        let (_, outcome, _) = self.outcome();
+        if outcome == CallOutcome::Aborted {
+            let call = &self.meter.0;
+            call.left(call.on_abort().billed(self.body.bytes));
+        }
+    }
+
+    /// The response body is asked for a frame.
+    pub(crate) const fn before_frame(&mut self) {
         self.body.polled = true;
+        self.enter();
     }
 
-    pub(super) const fn sent(&mut self, bytes: usize) {
-        self.body.bytes = self.body.bytes.saturating_add(bytes as u64);
-    }
-
-    pub(super) const fn ended(&mut self) {
-        self.body.ended = true;
-    }
-
-    pub(super) const fn body_failed(&mut self) {
-        self.body.failed = true;
+    /// The response body has answered; `is_end` says whether it has nothing more to give.
+    pub(crate) fn after_frame<E>(
+        &mut self,
+        polled: &Poll<Option<Result<Frame<Bytes>, E>>>,
+        is_end: impl FnOnce() -> bool,
+    ) {
+        self.leave();
+        let Poll::Ready(frame) = polled else { return };
+        match frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    let bytes = data.len() as u64;
+                    self.body.bytes = self.body.bytes.saturating_add(bytes);
+                }
+                self.handed_over();
+                // Nothing follows trailers.
+                if frame.is_trailers() || is_end() {
+                    self.body.ended = true;
+                }
+            }
+            Some(Err(_)) => self.body.failed = true,
+            None => self.body.ended = true,
+        }
     }
 
     fn outcome(&self) -> (u16, CallOutcome, Option<ErrorCode>) {
@@ -147,21 +193,13 @@ impl Seen {
 impl Drop for Guard {
     fn drop(&mut self) {
         let (status, outcome, reason) = self.outcome();
-        let now = self.shared.clock.now();
-        let call = &self.meter.0;
-        let latency = now.since(call.started.monotonic_micros());
-        let identified = call.settle(Ending {
+        Verdict {
             status,
             outcome,
-            refused: reason.filter(|_| outcome == CallOutcome::Refused),
-            latency_micros: crate::clock::micros(latency),
+            reason,
             response_bytes: self.body.bytes,
-        });
-        if identified {
-            self.shared.recorder.record(Arc::clone(call), now);
-        } else {
-            self.shared.site.tally.unidentified(status, reason);
         }
+        .reach(&self.meter.0, &self.shared);
     }
 }
 

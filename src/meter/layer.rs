@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc};
 
 use tower_layer::Layer;
 
-use super::{meter::Site, recorder::Recorder, service::Metered};
+use super::{abort::AbortPolicy, meter::Site, recorder::Recorder, service::Metered};
 use crate::{
     clock::Clock,
     route::{MatchedRoute, RouteOf},
@@ -16,12 +16,12 @@ use crate::{
 #[derive(Clone)]
 #[must_use]
 pub struct MeterLayer<R = MatchedRoute> {
-    shared: Arc<Shared>,
-    route_of: R,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) route_of: R,
 }
 
 /// What the services and calls of one layer share.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     pub(super) recorder: Recorder,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) site: Arc<Site>,
@@ -31,7 +31,7 @@ impl MeterLayer {
     /// Reports to `recorder`, as the API `default`, with the route that [`MatchedRoute`] finds.
     pub fn new(recorder: Recorder) -> Self {
         Self {
-            shared: Arc::new(Shared::new(recorder, "default")),
+            shared: Arc::new(Shared::new(recorder)),
             route_of: MatchedRoute,
         }
     }
@@ -39,8 +39,24 @@ impl MeterLayer {
 
 impl<R> MeterLayer<R> {
     /// Names the API in the events, where one recorder serves several. `default` unless set.
-    pub fn api(mut self, name: impl AsRef<str>) -> Self {
-        self.shared = Arc::new(Shared::new(self.shared.recorder.clone(), name.as_ref()));
+    pub fn api(self, name: impl AsRef<str>) -> Self {
+        self.with(|site| site.api = Arc::from(&*super::printable(name.as_ref())))
+    }
+
+    /// What a call pays whose client leaves before the end; [`AbortPolicy::Delivered`] unless set.
+    /// [`Meter::set_abort_policy`](super::Meter::set_abort_policy) changes it for one call.
+    pub fn abort_policy(self, policy: AbortPolicy) -> Self {
+        self.with(|site| site.on_abort = policy)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Site)) -> Self {
+        let mut site = Site::clone(&self.shared.site);
+        change(&mut site);
+        self.shared = Arc::new(Shared {
+            recorder: self.shared.recorder.clone(),
+            clock: Arc::clone(&self.shared.clock),
+            site: Arc::new(site),
+        });
         self
     }
 
@@ -66,10 +82,13 @@ impl<R> MeterLayer<R> {
 }
 
 impl Shared {
-    fn new(recorder: Recorder, api: &str) -> Self {
+    fn new(recorder: Recorder) -> Self {
         let site = Site {
-            api: Arc::from(&*super::printable(api)),
+            api: Arc::from("default"),
             tally: Arc::clone(recorder.tally()),
+            clock: Arc::clone(recorder.clock()),
+            on_abort: AbortPolicy::default(),
+            watchlist: recorder.watchlist().cloned(),
         };
         Self {
             clock: Arc::clone(recorder.clock()),

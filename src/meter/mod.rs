@@ -74,6 +74,7 @@
 //! # }
 //! ```
 
+mod abort;
 mod body;
 mod config;
 mod counters;
@@ -85,25 +86,39 @@ mod extract;
 mod flush;
 mod future;
 mod guard;
+mod hold;
 mod layer;
+mod measure;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
 )]
 mod meter;
+mod quantities;
 mod recorder;
+mod report;
+mod request_body;
 mod service;
+mod step;
 
+pub(crate) use self::abort::Billed;
 use self::event::{forges_a_line, printable};
+pub(crate) use self::guard::Guard;
 pub use self::{
+    abort::AbortPolicy,
     body::MeterBody,
     config::RecorderBuilder,
     counters::Counters,
     event::{CallOutcome, EventId, UsageEvent},
     flush::DeadLetter,
     future::ResponseFuture,
+    hold::MeterHold,
     layer::MeterLayer,
+    measure::{
+        Measure, MeasureBody, MeasureFuture, MeasureLayer, Measured, TokenUsage, TokenUsageReader,
+    },
     meter::{MAX_QUANTITIES, MAX_QUANTITY_NAME_BYTES, Meter},
     recorder::{FlushReport, Recorder},
+    request_body::{CountRequestBodyLayer, CountedRequestBody, CountingRequests},
     service::Metered,
 };

@@ -21,6 +21,7 @@ use super::{
     event::EventId,
     flush::{self, DeadLetter, Flusher},
     meter::Call,
+    report::Watchlist,
 };
 use crate::{
     clock::{Clock, Now},
@@ -57,6 +58,7 @@ pub(super) struct Core {
     pub(super) sink: Arc<dyn UsageSink>,
     pub(super) settings: Settings,
     pub(super) tally: Arc<Tally>,
+    watchlist: Option<Arc<Watchlist>>,
     pub(super) queue: ArrayQueue<Arc<Call>>,
     state: AtomicU8,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -108,6 +110,9 @@ impl Recorder {
             clock,
             sink,
             tally: Arc::new(Tally::new()),
+            watchlist: settings
+                .report_every
+                .map(|every| Arc::new(Watchlist::new(every))),
             queue: ArrayQueue::new(settings.queue_capacity),
             state: AtomicU8::new(IDLE),
             task: Mutex::new(None),
@@ -144,8 +149,11 @@ impl Recorder {
     }
 
     pub(super) fn next_id(&self) -> EventId {
-        let core = self.core();
-        EventId::new(core.boot, core.sequence.fetch_add(1, Ordering::Relaxed))
+        self.core().next_id()
+    }
+
+    pub(super) fn watchlist(&self) -> Option<&Arc<Watchlist>> {
+        self.core().watchlist.as_ref()
     }
 
     /// Starts the background task where none runs; true when one runs now.
@@ -190,16 +198,7 @@ impl Recorder {
 
     /// Takes a settled call.
     pub(super) fn record(&self, call: Arc<Call>, now: Now) {
-        let core = self.core();
-        core.tally.settled();
-        if core.queue.push(call).is_err() {
-            core.tally
-                .dropped_queue_full
-                .fetch_add(1, Ordering::Release);
-            core.log_full_queue(now);
-        } else if core.is_closed() {
-            core.discard_queue();
-        }
+        self.core().push(call, now);
     }
 
     /// Whether a call that ends now would be kept: the queue has room and there was no shutdown.
@@ -321,6 +320,38 @@ pub struct FlushReport {
 }
 
 impl Core {
+    fn next_id(&self) -> EventId {
+        EventId::new(self.boot, self.sequence.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn push(&self, call: Arc<Call>, now: Now) {
+        self.tally.settled();
+        if self.queue.push(call).is_err() {
+            self.tally
+                .dropped_queue_full
+                .fetch_add(1, Ordering::Release);
+            self.log_full_queue(now);
+        } else if self.is_closed() {
+            self.discard_queue();
+        }
+    }
+
+    /// Queues a part of each call that goes on and whose interval is over. Each counts as opened and settled, so
+    /// that the laws of the counters hold for parts as they do for calls.
+    pub(super) fn report_long_calls(&self) {
+        let Some(watchlist) = &self.watchlist else {
+            return;
+        };
+        let now = self.clock.now();
+        watchlist.due(now, |call| {
+            if let Some(part) = call.part(self.next_id(), now) {
+                self.tally.opened();
+                self.tally.part();
+                self.push(part, now);
+            }
+        });
+    }
+
     pub(super) fn is_running(&self) -> bool {
         self.state.load(Ordering::Acquire) == RUNNING
     }

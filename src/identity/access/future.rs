@@ -8,7 +8,7 @@ use http::{HeaderValue, Response};
 use pin_project_lite::pin_project;
 use tokio::task::futures::TaskLocalFuture;
 
-use super::layer::ACCESS;
+use super::layer::tell;
 use crate::{body::ResponseBody, tenant::Tenant};
 
 pin_project! {
@@ -69,7 +69,7 @@ where
         };
         let mut response = response?.map(ResponseBody::inner);
         if let Some(mark) = mark.take() {
-            response.headers_mut().insert(ACCESS, mark);
+            tell(mark, response.headers_mut());
         }
         Poll::Ready(Ok(response))
     }

@@ -28,19 +28,19 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct TenantLayer {
-    rules: Arc<AccessRules>,
+    pub(crate) rules: Arc<AccessRules>,
 }
 
 type ReadsHook = Arc<dyn Fn(&RequestHead<'_>) -> bool + Send + Sync>;
 
 #[derive(Clone)]
-pub(super) struct AccessRules {
+pub(crate) struct AccessRules {
     api: Option<Arc<str>>,
     challenge: Challenge,
     clock: Arc<dyn Clock>,
     read_only_status: StatusCode,
     reads: Option<ReadsHook>,
-    pub(super) task_local: bool,
+    pub(crate) task_local: bool,
 }
 
 impl TenantLayer {
@@ -109,8 +109,13 @@ impl<S> Layer<S> for TenantLayer {
     }
 }
 
+/// The step after the call: tells the client of a state in which it still passes.
+pub(crate) fn tell(mark: HeaderValue, headers: &mut HeaderMap) {
+    headers.insert(ACCESS, mark);
+}
+
 /// The header that tells a client of a state in which it still passes.
-pub(super) const ACCESS: http::HeaderName = http::HeaderName::from_static("tollgate-access");
+const ACCESS: http::HeaderName = http::HeaderName::from_static("tollgate-access");
 
 const GRACE: HeaderValue = HeaderValue::from_static("grace");
 const READ_ONLY: HeaderValue = HeaderValue::from_static("read-only");
@@ -120,8 +125,8 @@ impl AccessRules {
         self.clock.now()
     }
 
-    /// Passes a call, with what [`ACCESS`] is to say, or refuses it.
-    pub(super) fn judge(
+    /// The step before the call: passes it, with what [`ACCESS`] is to say, or refuses it.
+    pub(crate) fn judge(
         &self,
         identity: &Identity,
         head: &RequestHead<'_>,
@@ -165,7 +170,8 @@ impl AccessRules {
     }
 
     fn only_reads(&self, head: &RequestHead<'_>) -> bool {
-        if leaves_http(head.headers()) {
+        // CONNECT has no other use (RFC 9110 section 9.3.6, RFC 8441 section 4).
+        if *head.method() == Method::CONNECT || leaves_http(head.headers()) {
             return false;
         }
         match &self.reads {

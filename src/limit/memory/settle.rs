@@ -35,11 +35,11 @@ impl MemoryLimits {
             let adjustment = match (settlement, rule.compiled()) {
                 (_, CompiledAlgorithm::Concurrency(_))
                 | (Settlement::Cancel, _)
-                | (Settlement::Refund, CompiledAlgorithm::Quota(_)) => {
+                | (Settlement::Refund | Settlement::Waive(_), CompiledAlgorithm::Quota(_)) => {
                     Adjustment::GiveBack(hold.amount)
                 }
                 (Settlement::Refund, _) => continue,
-                (Settlement::Actual(cost), _) => {
+                (Settlement::Actual(cost) | Settlement::Waive(cost), _) => {
                     let actual = cost.amount(rule.unit());
                     if actual < hold.amount {
                         Adjustment::GiveBack(hold.amount - actual)
