@@ -5,6 +5,7 @@
 //! - [`defaults`]: each default as a question, with its reason.
 //! - [`errors`]: every error code, and what a client should do.
 //! - [`failure`]: what happens when a store, a sink, a process or a client fails.
+//! - [`restart`]: what survives a restart and a kill, one document for keys, tenants and plans, the snapshot of quotas.
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
@@ -20,3 +21,6 @@ pub mod failure {}
 
 #[doc = include_str!("layer_order.md")]
 pub mod layer_order {}
+
+#[doc = include_str!("restart.md")]
+pub mod restart {}

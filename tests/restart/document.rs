@@ -49,6 +49,31 @@ async fn a_gate_starts_from_one_document() {
 }
 
 #[tokio::test]
+async fn a_rule_of_one_route_holds_in_a_router() {
+    use axum::{Router, body::Body, http::Request, routing::get};
+    use tower::ServiceExt;
+
+    let gate = Tollgate::builder()
+        .document(toml(&whole()))
+        .build()
+        .unwrap();
+    let app: Router = Router::new()
+        .route("/v1/chat", get(async || "chat"))
+        .route("/v1/hello", get(async || "hello"))
+        .layer(gate.layer());
+    let call = async |path: &str| {
+        let request = Request::get(path).header("x-api-key", KEY);
+        let answer = app.clone().oneshot(request.body(Body::empty()).unwrap());
+        answer.await.unwrap().status().as_u16()
+    };
+    assert_eq!(call("/v1/chat").await, 200);
+    assert_eq!(call("/v1/chat").await, 429);
+    for _ in 0..3 {
+        assert_eq!(call("/v1/hello").await, 200);
+    }
+}
+
+#[tokio::test]
 async fn the_same_document_is_read_from_toml_json_a_file_and_written_back() {
     let directory = tempfile::tempdir().unwrap();
     let document = toml(&whole());

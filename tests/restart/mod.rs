@@ -2,6 +2,7 @@
 
 mod document;
 mod kill;
+mod mistakes;
 mod reload;
 mod snapshot;
 

@@ -504,7 +504,8 @@ async fn a_gate_writes_in_the_background_and_at_its_end() {
         super::call(&first, issued.key.expose()).await,
         (200, Some(99))
     );
-    drop(first.shutdown(Duration::from_secs(5)).await);
+    let report = first.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(first.usage().counters().acked, 1, "{report:?}");
     let second = gate();
     let issued = second
         .keys()
@@ -515,6 +516,84 @@ async fn a_gate_writes_in_the_background_and_at_its_end() {
         super::call(&second, issued.key.expose()).await,
         (200, Some(98))
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_under_way_is_settled_before_the_last_snapshot_is_written() {
+    use http_body_util::BodyExt;
+    use tollgate::{Meter, identity::NewKey, limit::Unit};
+    use tower::{Layer, ServiceExt, service_fn};
+
+    let directory = tempfile::tempdir().unwrap();
+    let gate = || {
+        let tokens = Quota::monthly(1_000).unit(Unit::custom("tokens"));
+        Tollgate::builder()
+            .plans([Plan::new("ai").rule(tokens)])
+            .quota_snapshot(directory.path().join("quotas"), NEVER)
+            .build()
+            .unwrap()
+    };
+    let first = gate();
+    let key = first
+        .keys()
+        .issue(NewKey::for_tenant("acme").plan("ai"))
+        .await
+        .unwrap()
+        .key;
+    let (more, parts) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
+    let parts = Arc::new(std::sync::Mutex::new(Some(parts)));
+    let service = service_fn(move |request: http::Request<String>| {
+        let meter = request.extensions().get::<Meter>().unwrap().clone();
+        let parts = tokio_stream::wrappers::UnboundedReceiverStream::new(
+            parts.lock().unwrap().take().unwrap(),
+        );
+        let parts = tokio_stream::StreamExt::map(parts, move |part| {
+            meter.add("tokens", 10);
+            Ok::<_, std::convert::Infallible>(part)
+        });
+        async {
+            Ok::<_, std::convert::Infallible>(http::Response::new(axum::body::Body::from_stream(
+                parts,
+            )))
+        }
+    });
+    let request = http::Request::get("/")
+        .header("x-api-key", key.expose())
+        .body(String::new());
+    let mut answer = first
+        .layer()
+        .layer(service)
+        .oneshot(request.unwrap())
+        .await
+        .unwrap();
+    more.send("one").unwrap();
+    assert!(answer.body_mut().frame().await.is_some());
+    let reader =
+        tokio::spawn(async move { answer.into_body().collect().await.unwrap().to_bytes() });
+    let stopping = tokio::spawn({
+        let first = first.clone();
+        async move { first.shutdown(Duration::from_secs(20)).await }
+    });
+    // The service goes on to the end of its stream after the gate was told to stop.
+    for part in ["two", "three"] {
+        more.send(part).unwrap();
+        tokio::task::yield_now().await;
+    }
+    drop(more);
+    let report = stopping.await.unwrap();
+    assert_eq!(&reader.await.unwrap()[..], b"twothree");
+    assert_eq!(first.usage().counters().acked, 1, "{report:?}");
+    let second = gate();
+    assert_eq!(second.quota_snapshot().unwrap().loaded().n_restored, 1);
+    let saved = second.quota_snapshot().unwrap();
+    assert_eq!(saved.save().unwrap(), 1);
+    let key = second
+        .keys()
+        .issue(NewKey::for_tenant("acme").plan("ai"))
+        .await
+        .unwrap()
+        .key;
+    assert_eq!(super::call(&second, key.expose()).await, (200, Some(970)));
 }
 
 #[test]
