@@ -13,5 +13,6 @@ mod meter;
 mod plan;
 mod restart;
 mod sink;
+mod streams;
 mod tenant;
 mod tenant_store;

@@ -7,7 +7,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -36,8 +36,8 @@ use tollgate::{
     Tollgate,
     identity::NewKey,
     limit::{
-        Concurrency, Decision, LimitCall, LimitStore, LimitStoreError, MemoryLimits, OwnedLimitCall,
-        Quota, Receipt, Settlement, Unit,
+        Concurrency, Decision, LimitCall, LimitStore, LimitStoreError, MemoryLimits,
+        OwnedLimitCall, Quota, Receipt, Settlement, Unit,
     },
     meter::{CallOutcome, Meter},
     plan::Plan,
@@ -48,10 +48,13 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 const CHUNK: Bytes = Bytes::from_static(b"ten bytes.");
 const N_FRAMES: u64 = 20;
+const QUOTA: u64 = 1 << 40;
 /// Longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The most calls in flight at once; as many slots, so that a leaked one is missed.
+/// The most clients at once.
 const N_CLIENTS: u64 = 16;
+/// More than clients that left can hold until the server has heard of it.
+const N_SLOTS: u64 = 100_000;
 
 /// SplitMix64: the same seed leaves at the same points.
 #[derive(Clone, Debug)]
@@ -72,6 +75,8 @@ struct CountedLimits {
     store: MemoryLimits,
     n_charged: AtomicU64,
     n_settled: AtomicU64,
+    /// What the last call left of the slots and of the quota.
+    left: Mutex<Vec<u64>>,
 }
 
 #[async_trait]
@@ -82,6 +87,8 @@ impl LimitStore for CountedLimits {
             && decision.is_admitted()
         {
             self.n_charged.fetch_add(1, Ordering::SeqCst);
+            let left = decision.states.iter().map(|state| state.remaining);
+            *self.left.lock().expect("a sound lock") = left.collect();
         }
         decision
     }
@@ -196,9 +203,7 @@ impl Figures {
 async fn stream(
     request: Request<Incoming>,
 ) -> Result<
-    Response<
-        StreamBody<impl tokio_stream::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>,
-    >,
+    Response<StreamBody<impl tokio_stream::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>,
     Infallible,
 > {
     let meter = request.extensions().get::<Meter>().cloned();
@@ -316,9 +321,9 @@ pub(crate) async fn run(protocol: Protocol, n: u64, seed: u64) -> Figures {
     let started = std::time::Instant::now();
     let limits = Arc::new(CountedLimits::default());
     let sink = MemorySink::new();
-    let tokens = Quota::monthly(u32::MAX).unit(Unit::custom("chunks"));
+    let tokens = Quota::monthly(QUOTA).unit(Unit::custom("chunks"));
     let plan = Plan::new("free")
-        .rule(Concurrency::new(N_CLIENTS * 200))
+        .rule(Concurrency::new(N_SLOTS))
         .rule(tokens.named("chunks"));
     let gate = Tollgate::builder()
         .plans([plan])
@@ -334,13 +339,13 @@ pub(crate) async fn run(protocol: Protocol, n: u64, seed: u64) -> Figures {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let addr = listener.local_addr().expect("an address");
     let counter = Arc::clone(&seen);
-    let service = gate
-        .layer()
-        .layer(service_fn(stream))
-        .map_request(move |request: Request<Incoming>| {
-            counter.fetch_add(1, Ordering::SeqCst);
-            request
-        });
+    let service =
+        gate.layer()
+            .layer(service_fn(stream))
+            .map_request(move |request: Request<Incoming>| {
+                counter.fetch_add(1, Ordering::SeqCst);
+                request
+            });
     let server = tokio::spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
@@ -401,10 +406,9 @@ pub(crate) async fn run(protocol: Protocol, n: u64, seed: u64) -> Figures {
     gate.usage().flush().await;
     let counters = gate.usage().counters();
     let events = sink.events();
-    let chunks = |event: &tollgate::meter::UsageEvent| {
-        event.quantities.get("chunks").copied().unwrap_or(0)
-    };
-    let figures = Figures {
+    let chunks =
+        |event: &tollgate::meter::UsageEvent| event.quantities.get("chunks").copied().unwrap_or(0);
+    let mut figures = Figures {
         protocol: match protocol {
             Protocol::Http1 => "http1",
             Protocol::Http2 => "http2",
@@ -421,20 +425,44 @@ pub(crate) async fn run(protocol: Protocol, n: u64, seed: u64) -> Figures {
         aborted: count(&events, CallOutcome::Aborted),
         served: count(&events, CallOutcome::Served),
         open: counters.open,
-        slots_leaked: 0,
-        tasks_leaked: 0,
         miscounted: events
             .iter()
             .filter(|event| event.response_bytes != chunks(event) * CHUNK.len() as u64)
             .count() as u64,
-        quota_difference: events.iter().map(|event| i128::from(chunks(event))).sum(),
         seconds: started.elapsed().as_secs_f64(),
+        ..Figures::default()
     };
-    probe(&gate, &key_of(&target), figures, n_tasks_before).await
-}
 
-fn key_of(target: &Target) -> String {
-    target.key.clone()
+    // One more call, refused nothing, says what the limits hold.
+    let probe = Request::get("/")
+        .header("x-api-key", &target.key)
+        .body(Empty::<Bytes>::new())
+        .expect("a request");
+    let served = service_fn(async |_: Request<Empty<Bytes>>| {
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    });
+    let answer = gate.layer().layer(served).oneshot(probe).await;
+    drop(answer.expect("infallible"));
+    let left = limits.left.lock().expect("a sound lock").clone();
+    let [slots, quota] = left[..] else {
+        panic!("two rules left {left:?}")
+    };
+    // The probe itself holds a slot and reserves twenty chunks.
+    figures.slots_leaked = N_SLOTS - 1 - slots;
+    let used = i128::from(QUOTA) - i128::from(quota) - i128::from(N_FRAMES);
+    let told: i128 = events.iter().map(|event| i128::from(chunks(event))).sum();
+    figures.quota_difference = used - told;
+    let _ = gate.shutdown(Duration::from_secs(1)).await;
+    drop(gate);
+    let n_tasks = || Handle::current().metrics().num_alive_tasks();
+    let ended = async {
+        while n_tasks() > n_tasks_before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let _ = timeout(Duration::from_secs(10), ended).await;
+    figures.tasks_leaked = n_tasks().saturating_sub(n_tasks_before) as u64;
+    figures
 }
 
 fn count(events: &[tollgate::meter::UsageEvent], outcome: CallOutcome) -> u64 {
