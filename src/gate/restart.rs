@@ -10,8 +10,8 @@ use crate::{
 };
 
 impl TollgateBuilder {
-    /// Plans, tenants and keys from one document; see [`Tollgate::reload`] for one that changes. Tenants and keys are
-    /// kept in memory, where more can be made at run time ([`Tollgate::document`] saves them). A document without
+    /// Plans, tenants and keys from one document; see [`Tollgate::reload`](super::Tollgate::reload) for one that changes. Tenants and keys are
+    /// kept in memory, where more can be made at run time ([`Tollgate::document`](super::Tollgate::document) saves them). A document without
     /// plans goes with [`plans`](Self::plans) in code; one with plans only goes with stores of your own.
     pub fn document(mut self, document: Document) -> Self {
         self.document = Some(document);

@@ -126,8 +126,7 @@ pub use self::{
     set::{LimitSet, Owner, RuleSet, ScopeValues},
     sliding_window::{LogParameters, WindowParameters},
     snapshot::{
-        Damage, LoadedFrom, OnDamage, QuotaSnapshot, QuotaSnapshotBuilder, SnapshotError,
-        SnapshotLoad,
+        LoadedFrom, OnDamage, QuotaSnapshot, QuotaSnapshotBuilder, SnapshotError, SnapshotLoad,
     },
     store::{LimitCall, LimitStore, LimitStoreError, OwnedLimitCall, Settlement},
     subject::{ByIdentity, ByKey, EveryCall, FindSubject, Subject},

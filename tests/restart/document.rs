@@ -329,3 +329,16 @@ async fn a_peppered_gate_knows_keys_by_its_own_digests() {
     assert_eq!(gate.keys().digest(KEY), digest);
     assert_eq!(call(&gate, KEY).await.0, 200);
 }
+
+#[test]
+fn the_document_of_the_readme_and_the_one_of_the_examples_start_a_gate() {
+    let readme = include_str!("../../README.md");
+    let start = readme.find("# tollgate.toml").expect("the document");
+    let text = readme[start..].split("```").next().expect("its end");
+    for text in [text, include_str!("../../examples/tollgate.toml")] {
+        let builder = Tollgate::builder().quantities(["tokens"]);
+        let gate = builder.document(toml(text)).build().unwrap();
+        let again = gate.document().to_toml().unwrap();
+        assert_eq!(toml(&again).len(), toml(text).len());
+    }
+}

@@ -31,8 +31,7 @@ pub(super) const MAX_FILE_BYTES: u64 = (HEADER_BYTES + MAX_CONTENT_BYTES) as u64
 
 /// Why bytes are no snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Damage {
+pub(super) enum Damage {
     /// The file ends before its content does, as after a write that was cut short.
     #[error("the file is cut short: {found} of {expected} bytes")]
     CutShort {

@@ -21,10 +21,7 @@ use crate::{
     error::ConfigError,
 };
 
-pub use self::{
-    format::Damage,
-    load::{LoadedFrom, OnDamage, SnapshotLoad},
-};
+pub use self::load::{LoadedFrom, OnDamage, SnapshotLoad};
 
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(86_400);
