@@ -5,15 +5,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response,
-    header::{ACCEPT, CONTENT_TYPE},
-};
+use http::{HeaderValue, Method, Request, Response, header::ACCEPT};
 use http_body::Body;
 use tower_service::Service;
 
 use super::{ErrorContext, RenderError, ResponseFuture};
-use crate::{body::ResponseBody, request_id::RequestId};
+use crate::{body::ResponseBody, grpc::GrpcKind, request_id::RequestId};
 
 /// The service of [`ProblemLayer`](super::ProblemLayer).
 pub struct ProblemService<S, R: ?Sized> {
@@ -67,7 +64,7 @@ where
 #[derive(Clone, Debug)]
 pub(crate) struct RequestFacts {
     pub(crate) method: Method,
-    pub(super) grpc: bool,
+    pub(super) grpc: Option<GrpcKind>,
     request_id: Option<HeaderValue>,
     accept: Option<HeaderValue>,
 }
@@ -77,7 +74,7 @@ impl RequestFacts {
     pub(crate) fn of<Q>(request: &Request<Q>, request_id: Option<HeaderValue>) -> Self {
         Self {
             method: request.method().clone(),
-            grpc: is_grpc(request.headers()),
+            grpc: GrpcKind::of_call(request),
             request_id,
             accept: request.headers().get(ACCEPT).cloned(),
         }
@@ -94,11 +91,4 @@ impl RequestFacts {
             .with_request_id(request_id)
             .with_accept(self.accept.as_ref())
     }
-}
-
-/// Whether the message is of gRPC or gRPC-Web, whose errors have a form of their own.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }

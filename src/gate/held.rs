@@ -98,12 +98,12 @@ impl Held {
     pub(super) fn after_frame<E>(
         &mut self,
         polled: &Poll<Option<Result<Frame<Bytes>, E>>>,
-        is_end: impl FnOnce() -> bool,
+        is_end: impl Fn() -> bool,
     ) {
         for charge in [&mut self.limits, &mut self.ceiling] {
             if charge
                 .as_mut()
-                .is_some_and(|charge| charge.after_frame(polled))
+                .is_some_and(|charge| charge.after_frame(polled, &is_end))
             {
                 *charge = None;
             }

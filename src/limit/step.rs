@@ -25,8 +25,8 @@ use super::{
     store::{LimitCall, LimitStore, LimitStoreError, OwnedLimitCall},
 };
 use crate::{
-    body::ResponseBody, clock::Now, error::Problem, head::RequestHead, identity::Identity,
-    meter::Meter,
+    body::ResponseBody, clock::Now, error::Problem, grpc::Watch, head::RequestHead,
+    identity::Identity, meter::Meter,
 };
 
 /// What is to be done with a call.
@@ -179,6 +179,7 @@ impl Question {
             degraded: None,
             ending: Ending::NotAdmitted,
             running: false,
+            grpc: Watch::of(request),
         };
         Self {
             charge: Box::new(charge),

@@ -10,7 +10,7 @@ use super::{
     layer::Shared,
     meter::{Call, Meter},
 };
-use crate::{head::RequestHead, route::RouteOf};
+use crate::{grpc::Watch, head::RequestHead, route::RouteOf};
 
 impl Shared {
     /// Begins a call: whoever holds the guard settles it by dropping it.
@@ -25,7 +25,7 @@ impl Shared {
         call.request_bytes = content_length(request.headers()).unwrap_or(0);
         call.request_id = request_id(request.headers());
         call.trace_id = trace_id(request.headers());
-        Guard::new(Meter(Arc::new(call)), Arc::clone(self))
+        Guard::new(Meter(Arc::new(call)), Arc::clone(self), Watch::of(request))
     }
 }
 
