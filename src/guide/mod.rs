@@ -12,6 +12,7 @@
 )]
 //! - [`streaming`]: streams, clients that leave, connections that leave HTTP, and bodies that are counted.
 //! - [`metrics`]: every metric with its labels, and what to watch.
+//! - [`restart`]: what survives a restart and a kill, one document for keys, tenants and plans, the snapshot of quotas.
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
@@ -41,3 +42,6 @@ pub mod streaming {}
 
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
+
+#[doc = include_str!("restart.md")]
+pub mod restart {}
