@@ -98,6 +98,7 @@ pub mod head;
 pub mod id;
 pub mod identity;
 pub mod limit;
+mod listeners;
 pub mod meter;
 pub mod plan;
 pub mod request_id;

@@ -11,6 +11,7 @@ use crate::{
     clock::Timestamp,
     error::ConfigError,
     id::{KeyId, TenantId},
+    listeners::Listeners,
 };
 
 /// Keys in this process's memory: the default, and enough where keys come from a document.
@@ -22,7 +23,7 @@ pub struct MemoryKeyStore {
     by_digest: papaya::HashMap<KeyDigest, Arc<KeyRecord>>,
     /// Held by each change from its check to its last write; never while listeners are called.
     index: Mutex<Index>,
-    listeners: Mutex<Vec<Weak<dyn KeyListener>>>,
+    listeners: Listeners<dyn KeyListener>,
 }
 
 #[derive(Default)]
@@ -47,7 +48,7 @@ impl MemoryKeyStore {
         Self {
             by_digest: papaya::HashMap::new(),
             index: Mutex::default(),
-            listeners: Mutex::default(),
+            listeners: Listeners::default(),
         }
     }
 
@@ -215,19 +216,9 @@ impl MemoryKeyStore {
         record
     }
 
-    /// Tells all listeners, without a lock: one of them may ask the store.
     fn tell(&self, digest: &KeyDigest, version: u64) {
-        let listeners: Vec<_> = {
-            let mut listeners = self
-                .listeners
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            listeners.retain(|listener| listener.strong_count() > 0);
-            listeners.iter().filter_map(Weak::upgrade).collect()
-        };
-        for listener in listeners {
-            listener.key_changed(digest, version);
-        }
+        self.listeners
+            .tell(|listener| listener.key_changed(digest, version));
     }
 }
 
@@ -311,10 +302,7 @@ impl KeyStore for MemoryKeyStore {
     }
 
     fn subscribe(&self, listener: Weak<dyn KeyListener>) {
-        self.listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(listener);
+        self.listeners.add(listener);
     }
 }
 
