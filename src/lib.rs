@@ -49,8 +49,8 @@
 //! ```
 //!
 //! The [`guide`] explains the [architecture](guide::architecture), the [order of the
-//! layers](guide::layer_order), each [default](guide::defaults), each [error](guide::errors) and what each
-//! [failure](guide::failure) does.
+//! layers](guide::layer_order), each [default](guide::defaults), each [error](guide::errors), what each
+//! [failure](guide::failure) does, and [streams and long connections](guide::streaming).
 //!
 //! # Features
 //!
@@ -58,9 +58,12 @@
 //!
 //! - `axum`: extractors for [`Tenant`], [`Identity`] and
 //!   [`Meter`]; route templates and peer addresses as axum knows them.
+//! - `jwt`: access tokens of an identity provider beside API keys.
+//! - `reqwest`: an HTTP client; with `jwt`, a provider's keys from their address.
 //! - `conformance`: test suites for your own implementations of this crate's traits.
 //! - `grpc`: errors in gRPC's form, metering by `grpc-status`, and routes of gRPC methods.
 //! - `redis`: limits shared by every process.
+//! - `toml`: [`Document`]s read from and written as TOML.
 //! - `full`: all of them.
 
 #![forbid(unsafe_code)]
@@ -82,6 +85,7 @@ pub mod clock;
 #[cfg(feature = "conformance")]
 #[cfg_attr(docsrs, doc(cfg(feature = "conformance")))]
 pub mod conformance;
+mod disk;
 pub mod error;
 pub mod gate;
 #[cfg(feature = "grpc")]
@@ -95,6 +99,7 @@ pub mod head;
 pub mod id;
 pub mod identity;
 pub mod limit;
+mod listeners;
 pub mod meter;
 pub mod plan;
 #[cfg(feature = "redis")]
@@ -102,7 +107,9 @@ pub mod plan;
 pub mod redis_support;
 pub mod request_id;
 pub mod route;
+mod series;
 pub mod sink;
+pub mod span;
 pub mod tenant;
 
 /// The readme's server, compiled like every other example.
@@ -111,7 +118,7 @@ pub mod tenant;
 struct Readme;
 
 pub use crate::{
-    gate::{Tollgate, TollgateBuilder, TollgateLayer},
+    gate::{Document, Tollgate, TollgateBuilder, TollgateLayer},
     identity::{AuthLayer, Identity, TenantLayer},
     limit::LimitLayer,
     meter::{Meter, MeterLayer},

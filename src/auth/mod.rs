@@ -65,6 +65,9 @@ mod extract;
 mod failures;
 mod format;
 mod hasher;
+#[cfg(feature = "jwt")]
+#[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]
+pub mod jwt;
 mod key;
 mod memory_store;
 mod pace;
@@ -72,6 +75,7 @@ mod record;
 mod refusal;
 mod store;
 
+pub(crate) use self::document::KeyEntry;
 pub use self::{
     challenge::Challenge,
     client_addr::{ClientAddr, PeerAddr, TrustedProxies, network_key},

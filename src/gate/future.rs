@@ -24,6 +24,7 @@ use crate::{
     error::{Reading, Replaced, RequestFacts, caught, panicked, passes, replace},
     identity::tell_access,
     request_id,
+    span::CallSpan,
     tenant::{CURRENT, Tenant},
 };
 
@@ -36,6 +37,7 @@ pin_project! {
         #[pin]
         state: State<S, Q, B, S::Future>,
         facts: RequestFacts,
+        span: CallSpan,
         steps: Arc<Steps>,
     }
 }
@@ -155,11 +157,13 @@ where
     pub(super) fn new(
         state: Option<State<S, Q, B, S::Future>>,
         facts: RequestFacts,
+        span: CallSpan,
         steps: Arc<Steps>,
     ) -> Self {
         Self {
             state: state.unwrap_or(State::Panicked),
             facts,
+            span,
             steps,
         }
     }
@@ -273,6 +277,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let render = this.steps.problems.hook();
+        let entered = this.span.enter();
         let mut response = loop {
             if let StateProjection::Reading { reading } = this.state.as_mut().project() {
                 let reading = reading.as_mut();
@@ -285,7 +290,13 @@ where
                 polled
             });
             let response = match polled.flatten() {
-                Some(polled) => ready!(polled)?,
+                Some(polled) => match ready!(polled) {
+                    Ok(response) => response,
+                    Err(error) => {
+                        this.span.failed();
+                        return Poll::Ready(Err(error));
+                    }
+                },
                 None => panicked(&this.facts.method).map(GateBody::instead),
             };
             if passes(&response, this.facts) {
@@ -302,6 +313,9 @@ where
         if let Some(id) = this.facts.take_id() {
             request_id::tell(id, response.headers_mut());
         }
+        drop(entered);
+        let span = this.span.answered(&response);
+        response.body_mut().within(span);
         Poll::Ready(Ok(response))
     }
 }

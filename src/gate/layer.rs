@@ -70,6 +70,8 @@ where
         let Self { inner, steps } = self;
         let id = steps.identify(&mut request);
         let facts = RequestFacts::of(&request, id);
+        let span = steps.span.begin(&request);
+        let entered = span.enter();
         let state = caught(|| {
             call(steps, request, inner, |inner| {
                 // The instance that was polled ready must be the one that is called; a fresh clone takes its
@@ -78,6 +80,7 @@ where
                 mem::replace(inner, clone)
             })
         });
-        GateFuture::new(state, facts, Arc::clone(steps))
+        drop(entered);
+        GateFuture::new(state, facts, span, Arc::clone(steps))
     }
 }

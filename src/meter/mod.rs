@@ -7,9 +7,14 @@
 //! 2. [`Meter::identify`] opens the call: from here on it makes exactly one event.
 //! 3. The service and its streams add quantities through the [`Meter`], until the response body ends.
 //! 4. The call is settled when its response body is dropped, or its future where there is no response: every
-//!    call gets there, served, refused, failed, aborted or panicked.
+//!    call gets there, served, refused, failed, aborted or panicked. One that somebody holds is settled when the
+//!    last hold is dropped.
 //! 5. The recorder's background task makes an event of it and offers it to the sink until the sink has given
 //!    its last word.
+//!
+//! A client that leaves pays by an [`AbortPolicy`]. A [`MeterHold`] keeps the call open while an upgraded connection
+//! lives. A [`MeasureLayer`] reads quantities from the answer, a [`CountRequestBodyLayer`] counts the request. The
+//! [guide](crate::guide::streaming) has a page on all of it.
 //!
 //! Calls that nobody was identified for make no event. They are counted by status, so that events and counters
 //! together are every call: see [`Counters`].
@@ -77,6 +82,7 @@
 mod abort;
 mod body;
 mod config;
+mod cost;
 mod counters;
 mod encode;
 mod event;
@@ -86,6 +92,7 @@ mod extract;
 mod flush;
 mod future;
 mod guard;
+mod head_fields;
 mod hold;
 mod layer;
 mod measure;
@@ -94,20 +101,22 @@ mod measure;
     reason = "the room is named after its main type"
 )]
 mod meter;
+mod open_call;
 mod quantities;
+mod rates;
 mod recorder;
 mod report;
 mod request_body;
 mod service;
+mod stats;
 mod step;
 
-pub(crate) use self::abort::Billed;
-use self::event::{forges_a_line, printable};
-pub(crate) use self::guard::Guard;
+use self::event::forges_a_line;
 pub use self::{
     abort::AbortPolicy,
     body::MeterBody,
     config::RecorderBuilder,
+    cost::{ComputeTimer, CostScope},
     counters::Counters,
     event::{CallOutcome, EventId, UsageEvent},
     flush::DeadLetter,
@@ -118,7 +127,10 @@ pub use self::{
         Measure, MeasureBody, MeasureFuture, MeasureLayer, Measured, TokenUsage, TokenUsageReader,
     },
     meter::{MAX_QUANTITIES, MAX_QUANTITY_NAME_BYTES, Meter},
+    open_call::{CallMeter, OpenCall},
+    rates::{CallCost, CostRates},
     recorder::{FlushReport, Recorder},
     request_body::{CountRequestBodyLayer, CountedRequestBody, CountingRequests},
     service::Metered,
 };
+pub(crate) use self::{abort::Billed, event::printable, guard::Guard};

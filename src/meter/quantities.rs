@@ -52,6 +52,12 @@ impl Quantities {
         })
     }
 
+    /// The first name that `matches`.
+    pub(super) fn find(&self, matches: impl Fn(&str) -> bool) -> Option<Arc<str>> {
+        let mut names = self.entries.iter().map(|entry| &entry.name);
+        names.find(|name| matches(name)).map(Arc::clone)
+    }
+
     fn entry(&mut self, name: &str) -> Option<&mut Entry> {
         let known = self.entries.iter().position(|entry| *entry.name == *name);
         if known.is_none() {
@@ -174,7 +180,7 @@ mod tests {
                         prop_assert_eq!(reported, delivered);
                     }
                 }
-                let known = quantities.len() > 0;
+                let known = !quantities.is_empty();
                 for (billed, sum) in [(Billed::All, added), (Billed::Delivered, delivered), (Billed::Nothing, 0)] {
                     prop_assert_eq!(quantities.amount("n", billed), known.then_some(cut(sum)));
                     let rest = quantities.unreported(billed).map(|(_, n)| n).sum::<u64>();

@@ -10,7 +10,7 @@ use super::{
     layer::Shared,
     meter::{Call, Meter},
 };
-use crate::{grpc::Watch, head::RequestHead, route::RouteOf};
+use crate::{grpc::Watch, head::RequestHead, route::RouteOf, span::TraceContext};
 
 impl Shared {
     /// Begins a call: whoever holds the guard settles it by dropping it.
@@ -24,7 +24,8 @@ impl Shared {
         call.method = bounded(request.method());
         call.request_bytes = content_length(request.headers()).unwrap_or(0);
         call.request_id = request_id(request.headers());
-        call.trace_id = trace_id(request.headers());
+        call.trace_id =
+            TraceContext::from_headers(request.headers()).map_or(0, |context| context.trace_id);
         Guard::new(Meter(Arc::new(call)), Arc::clone(self), Watch::of(request))
     }
 }
@@ -33,13 +34,13 @@ impl Guard {
     /// Asks the hook for the route template. The guard must have been [entered](Guard::enter): a hook may panic.
     pub(crate) fn find_route<B>(&self, route_of: &impl RouteOf, request: &Request<B>) {
         if let Some(route) = route_of.route_of(&RequestHead::from(request)) {
-            self.meter().set_route(route);
+            // Not by the handle: a span has asked the hook itself.
+            let _ = self.meter().0.route.set(route);
         }
     }
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The longest request id that an event keeps, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -51,30 +52,6 @@ fn request_id(headers: &HeaderMap) -> SmallVec<[u8; 36]> {
         .map_or_else(SmallVec::new, |value| {
             SmallVec::from_slice(value.as_bytes())
         })
-}
-
-/// The trace id of a `traceparent` header field (W3C Trace Context, section 3.2.2); 0 when there is none. The
-/// standard calls a trace id of zeros invalid.
-fn trace_id(headers: &HeaderMap) -> u128 {
-    headers.get(TRACEPARENT).map_or(0, |value| {
-        let Some((version, rest)) = value.as_bytes().split_at_checked(3) else {
-            return 0;
-        };
-        let Some((digits, rest)) = rest.split_at_checked(32) else {
-            return 0;
-        };
-        let is_hex = |digit: &u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(digit);
-        if version == b"ff-" || !version.ends_with(b"-") || !rest.starts_with(b"-") {
-            return 0;
-        }
-        if !digits.iter().all(is_hex) || !version.iter().take(2).all(is_hex) {
-            return 0;
-        }
-        std::str::from_utf8(digits)
-            .ok()
-            .and_then(|digits| u128::from_str_radix(digits, 16).ok())
-            .unwrap_or(0)
-    })
 }
 
 /// The longest method kept, in bytes; the longest registered one (UPDATEREDIRECTREF) is this long.
@@ -91,33 +68,7 @@ fn bounded(method: &Method) -> Method {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
-
-    fn trace(value: &'static str) -> u128 {
-        let mut headers = HeaderMap::new();
-        headers.insert(TRACEPARENT, HeaderValue::from_static(value));
-        trace_id(&headers)
-    }
-
-    #[test]
-    fn reads_the_trace_id_of_the_standard_form_only() {
-        let id = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
-        let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(trace(valid), id);
-        for invalid in [
-            "",
-            "00-",
-            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "zz-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        ] {
-            assert_eq!(trace(invalid), 0, "{invalid}");
-        }
-    }
 
     #[test]
     fn a_made_up_method_cannot_fill_the_memory() {
