@@ -61,6 +61,26 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "Calls decided without their limit store.",
     ),
     (
+        "tollgate_limit_redis_batches_total",
+        Kind::Counter,
+        "Runs of the script that decides limits in Redis.",
+    ),
+    (
+        "tollgate_limit_redis_calls_total",
+        Kind::Counter,
+        "Decisions and settlements that those runs held.",
+    ),
+    (
+        "tollgate_limit_redis_reconnects_total",
+        Kind::Counter,
+        "Connections to Redis that were made anew.",
+    ),
+    (
+        "tollgate_limit_settlements_dropped_total",
+        Kind::Counter,
+        "Settlements that could not be sent to Redis.",
+    ),
+    (
         "tollgate_limit_store_failures_total",
         Kind::Counter,
         "Decisions that a limit store failed to give, by kind.",

@@ -11,10 +11,9 @@ use super::{
         store::LimitCall,
         verdict::{self, Said, prices_excess},
     },
-    prepare::custom_value,
     wire::{Answer, BadAnswer, Values, status},
 };
-use crate::{clock::Timestamp, limit::Scope};
+use crate::clock::Timestamp;
 
 /// One rule that applies to a call.
 #[derive(Clone, Copy, Debug)]
@@ -32,11 +31,8 @@ pub(super) type AppliedRules<'a> = SmallVec<[Applied<'a>; 4]>;
 pub(super) fn applied<'a>(call: &LimitCall<'a>) -> AppliedRules<'a> {
     let mut applied = AppliedRules::new();
     for (index, rule) in call.set.rules().iter().enumerate() {
-        let applies = match rule.scope() {
-            Scope::Custom(name) => custom_value(call.scopes, name).is_some(),
-            _ => true,
-        };
-        if applies && !matches!(rule.compiled(), CompiledAlgorithm::Unlimited) {
+        if rule.applies_to(call.scopes) && !matches!(rule.compiled(), CompiledAlgorithm::Unlimited)
+        {
             applied.push(Applied {
                 index,
                 rule,

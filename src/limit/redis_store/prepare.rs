@@ -236,7 +236,7 @@ fn key(space: &KeySpace, owner: &Owner, rule: &CompiledRule, values: &ScopeValue
     Some(space.counts(tenant, owner.environment.as_str(), scope))
 }
 
-pub(super) fn custom_value<'a>(values: &'a ScopeValues, scope: &str) -> Option<&'a str> {
+fn custom_value<'a>(values: &'a ScopeValues, scope: &str) -> Option<&'a str> {
     let known = values.custom.iter().find(|(known, _)| **known == *scope);
     known.map(|(_, value)| &**value)
 }
