@@ -46,6 +46,11 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "Trips to the stores of keys and tenants, by result.",
     ),
     (
+        "tollgate_jwks_refreshes_total",
+        Kind::Counter,
+        "Fetches of an identity provider's keys, by result.",
+    ),
+    (
         BREAKERS_OPEN,
         Kind::Gauge,
         "Limit layers that ask their store no more, as it does not answer.",
@@ -81,6 +86,11 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "Calls that have ended, by route template, class of status and outcome.",
     ),
     (
+        "tollgate_token_cache_total",
+        Kind::Counter,
+        "Look-ups of verified tokens in memory, by result.",
+    ),
+    (
         "tollgate_usage_acked_total",
         Kind::Counter,
         "Usage events that the sink accepted.",
@@ -109,6 +119,11 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "tollgate_usage_opened_total",
         Kind::Counter,
         "Calls whose caller was identified.",
+    ),
+    (
+        "tollgate_usage_parts_total",
+        Kind::Counter,
+        "Usage events that report a call which goes on.",
     ),
     (
         "tollgate_usage_quantities_ignored_total",

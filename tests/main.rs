@@ -9,6 +9,7 @@ mod errors;
 mod gate;
 mod grpc;
 mod identity;
+mod jwt;
 mod limit;
 mod limit_layer;
 mod meter;

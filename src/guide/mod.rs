@@ -7,6 +7,11 @@
 //! - [`failure`]: what happens when a store, a sink, a process or a client fails.
 //! - [`grpc`]: what gRPC callers are told, how their calls are metered, and what to set.
 //! - [`metrics`]: every metric with its labels, and what to watch.
+#![cfg_attr(
+    feature = "jwt",
+    doc = "- [`tokens`]: access tokens of an identity provider: what is checked, and what happens when it fails."
+)]
+//! - [`streaming`]: streams, clients that leave, connections that leave HTTP, and bodies that are counted.
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
@@ -28,3 +33,11 @@ pub mod layer_order {}
 
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
+
+#[cfg(feature = "jwt")]
+#[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]
+#[doc = include_str!("tokens.md")]
+pub mod tokens {}
+
+#[doc = include_str!("streaming.md")]
+pub mod streaming {}
