@@ -71,6 +71,16 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "Decisions that a limit store failed to give, by kind.",
     ),
     (
+        "tollgate_quota_snapshot_loads_total",
+        Kind::Counter,
+        "Snapshots of quotas that were looked for at a start, by result.",
+    ),
+    (
+        "tollgate_quota_snapshot_writes_total",
+        Kind::Counter,
+        "Snapshots of quotas that were written, by result.",
+    ),
+    (
         REFUSALS,
         Kind::Counter,
         "Calls that were refused, by the code in their answer.",

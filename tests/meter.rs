@@ -4,6 +4,7 @@ mod calls;
 mod connections;
 mod cost;
 mod event;
+mod open_call;
 mod recorder;
 
 use std::{

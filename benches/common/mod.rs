@@ -85,6 +85,11 @@ impl Limits {
 
     /// One check at a time that was read before, as a gate hands it down.
     pub(crate) fn check_at(&self, tenant: usize, now: Now) {
+        assert!(self.admits_at(tenant, now));
+    }
+
+    /// Whether a call at this time passes.
+    pub(crate) fn admits_at(&self, tenant: usize, now: Now) -> bool {
         let Self {
             store,
             sets,
@@ -93,7 +98,7 @@ impl Limits {
             ..
         } = self;
         let decision = store.try_decide(&LimitCall::new(&sets[tenant], scopes, cost, now));
-        assert!(matches!(black_box(&decision), Some(Ok(it)) if it.is_admitted()));
+        matches!(black_box(&decision), Some(Ok(it)) if it.is_admitted())
     }
 }
 
@@ -159,29 +164,42 @@ impl<S: Service<Request<String>, Error = Infallible>> Guarded<S> {
     }
 }
 
-/// Three layers: identify, limit by two rules without header fields that tell of it, meter.
-pub(crate) fn three_layers() -> Guarded<impl Service<Request<String>, Error = Infallible> + Clone> {
-    let clock = SystemClock::shared();
+/// What identifies and meters the calls of [`KEYS`] tenants with two rules each.
+pub(crate) struct Parts {
+    pub(crate) authenticator: KeyAuthenticator,
+    pub(crate) keys: Vec<String>,
+    pub(crate) recorder: Recorder,
+}
+
+pub(crate) fn parts() -> Parts {
     let catalog = PlanCatalog::new([plan()]).expect("a legal plan");
     let keys: Arc<dyn KeyStore> = Arc::new(MemoryKeyStore::new());
     let tenants: Arc<dyn TenantStore> = Arc::new(MemoryTenantStore::new());
     let authenticator =
         KeyAuthenticator::builder(Arc::clone(&keys), Arc::clone(&tenants), catalog.clone());
-    let authenticator = authenticator.build().expect("legal settings");
-    let issuer = Keys::new(keys, tenants, catalog, Arc::clone(&clock));
-    let recorder = Recorder::builder(nowhere()).clock(Arc::clone(&clock));
-    let recorder = recorder.build().expect("a recorder");
+    Parts {
+        authenticator: authenticator.build().expect("legal settings"),
+        keys: issue(&Keys::new(keys, tenants, catalog, SystemClock::shared())),
+        recorder: Recorder::new(nowhere()).expect("a recorder"),
+    }
+}
+
+/// Three layers: identify, limit by two rules without header fields that tell of it, meter.
+pub(crate) fn three_layers() -> Guarded<
+    impl Service<Request<String>, Response = Response<impl Sized>, Error = Infallible> + Clone,
+> {
+    let Parts {
+        authenticator,
+        keys,
+        recorder,
+    } = parts();
     let layers = ServiceBuilder::new()
         .layer(MeterLayer::new(recorder.clone()))
-        .layer(AuthLayer::new(authenticator).clock(Arc::clone(&clock)))
-        .layer(
-            LimitLayer::by_identity(MemoryLimits::new())
-                .headers(HeaderStyle::Off)
-                .clock(clock),
-        );
+        .layer(AuthLayer::new(authenticator))
+        .layer(LimitLayer::by_identity(MemoryLimits::new()).headers(HeaderStyle::Off));
     Guarded {
         service: layers.service(bare()),
-        keys: issue(&issuer),
+        keys,
         recorder,
     }
 }
@@ -189,7 +207,9 @@ pub(crate) fn three_layers() -> Guarded<impl Service<Request<String>, Error = In
 /// A whole gate: request id, problems, meter, identity, access, ceiling, two rules.
 pub(crate) fn gate(
     headers: HeaderStyle,
-) -> Guarded<impl Service<Request<String>, Error = Infallible> + Clone> {
+) -> Guarded<
+    impl Service<Request<String>, Response = Response<impl Sized>, Error = Infallible> + Clone,
+> {
     let gate = Tollgate::builder()
         .plans([plan()])
         .usage(nowhere())

@@ -6,12 +6,13 @@
 //! - [`errors`]: every error code, and what a client should do.
 //! - [`failure`]: what happens when a store, a sink, a process or a client fails.
 //! - [`grpc`]: what gRPC callers are told, how their calls are metered, and what to set.
-//! - [`metrics`]: every metric with its labels, and what to watch.
 #![cfg_attr(
     feature = "jwt",
     doc = "- [`tokens`]: access tokens of an identity provider: what is checked, and what happens when it fails."
 )]
 //! - [`streaming`]: streams, clients that leave, connections that leave HTTP, and bodies that are counted.
+//! - [`metrics`]: every metric with its labels, and what to watch.
+//! - [`restart`]: what survives a restart and a kill, one document for keys, tenants and plans, the snapshot of quotas.
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
@@ -31,9 +32,6 @@ pub mod grpc {}
 #[doc = include_str!("layer_order.md")]
 pub mod layer_order {}
 
-#[doc = include_str!("metrics.md")]
-pub mod metrics {}
-
 #[cfg(feature = "jwt")]
 #[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]
 #[doc = include_str!("tokens.md")]
@@ -41,3 +39,9 @@ pub mod tokens {}
 
 #[doc = include_str!("streaming.md")]
 pub mod streaming {}
+
+#[doc = include_str!("metrics.md")]
+pub mod metrics {}
+
+#[doc = include_str!("restart.md")]
+pub mod restart {}

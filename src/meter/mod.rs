@@ -101,6 +101,7 @@ mod measure;
     reason = "the room is named after its main type"
 )]
 mod meter;
+mod open_call;
 mod quantities;
 mod rates;
 mod recorder;
@@ -126,6 +127,7 @@ pub use self::{
         Measure, MeasureBody, MeasureFuture, MeasureLayer, Measured, TokenUsage, TokenUsageReader,
     },
     meter::{MAX_QUANTITIES, MAX_QUANTITY_NAME_BYTES, Meter},
+    open_call::{CallMeter, OpenCall},
     rates::{CallCost, CostRates},
     recorder::{FlushReport, Recorder},
     request_body::{CountRequestBodyLayer, CountedRequestBody, CountingRequests},

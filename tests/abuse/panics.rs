@@ -25,7 +25,11 @@ use tollgate::{
 use tower::{Layer as _, Service, ServiceExt as _, limit::ConcurrencyLimitLayer, service_fn};
 
 use super::{BoxError, Stand, call, get, stand, who};
-use crate::common::{self, serve};
+use crate::common::{
+    self,
+    far_stores::{FakeKeys, FarTenants},
+    serve,
+};
 
 /// Where the service breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,8 +346,8 @@ async fn the_instance_that_was_ready_is_the_one_that_is_called_with_stores_near_
     let limits = Arc::new(super::slow::SlowLimits::default());
     let far = stand(|builder| {
         builder
-            .keys(super::slow::SlowKeys::new())
-            .tenants(super::slow::SlowTenants::default())
+            .keys(FakeKeys::slow())
+            .tenants(FarTenants::slow())
             .limits(limits)
             .task_local_tenant(true)
     });
