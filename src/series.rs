@@ -46,6 +46,11 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "Trips to the stores of keys and tenants, by result.",
     ),
     (
+        "tollgate_jwks_refreshes_total",
+        Kind::Counter,
+        "Fetches of an identity provider's keys, by result.",
+    ),
+    (
         BREAKERS_OPEN,
         Kind::Gauge,
         "Limit layers that ask their store no more, as it does not answer.",
@@ -86,6 +91,16 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "Decisions that a limit store failed to give, by kind.",
     ),
     (
+        "tollgate_quota_snapshot_loads_total",
+        Kind::Counter,
+        "Snapshots of quotas that were looked for at a start, by result.",
+    ),
+    (
+        "tollgate_quota_snapshot_writes_total",
+        Kind::Counter,
+        "Snapshots of quotas that were written, by result.",
+    ),
+    (
         REFUSALS,
         Kind::Counter,
         "Calls that were refused, by the code in their answer.",
@@ -99,6 +114,11 @@ const SERIES: &[(&str, Kind, &str)] = &[
         REQUESTS,
         Kind::Counter,
         "Calls that have ended, by route template, class of status and outcome.",
+    ),
+    (
+        "tollgate_token_cache_total",
+        Kind::Counter,
+        "Look-ups of verified tokens in memory, by result.",
     ),
     (
         "tollgate_usage_acked_total",
@@ -129,6 +149,11 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "tollgate_usage_opened_total",
         Kind::Counter,
         "Calls whose caller was identified.",
+    ),
+    (
+        "tollgate_usage_parts_total",
+        Kind::Counter,
+        "Usage events that report a call which goes on.",
     ),
     (
         "tollgate_usage_quantities_ignored_total",
