@@ -62,6 +62,8 @@
 //! - `reqwest`: an HTTP client; with `jwt`, a provider's keys from their address.
 //! - `conformance`: test suites for your own implementations of this crate's traits.
 //! - `grpc`: errors in gRPC's form, metering by `grpc-status`, and routes of gRPC methods.
+//! - `redis`: limits shared by every process.
+//! - `toml`: [`Document`]s read from and written as TOML.
 //! - `full`: all of them.
 
 #![forbid(unsafe_code)]
@@ -83,6 +85,7 @@ pub mod clock;
 #[cfg(feature = "conformance")]
 #[cfg_attr(docsrs, doc(cfg(feature = "conformance")))]
 pub mod conformance;
+mod disk;
 pub mod error;
 pub mod gate;
 #[cfg(feature = "grpc")]
@@ -99,6 +102,9 @@ pub mod limit;
 mod listeners;
 pub mod meter;
 pub mod plan;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub mod redis_support;
 pub mod request_id;
 pub mod route;
 mod series;
@@ -112,7 +118,7 @@ pub mod tenant;
 struct Readme;
 
 pub use crate::{
-    gate::{Tollgate, TollgateBuilder, TollgateLayer},
+    gate::{Document, Tollgate, TollgateBuilder, TollgateLayer},
     identity::{AuthLayer, Identity, TenantLayer},
     limit::LimitLayer,
     meter::{Meter, MeterLayer},

@@ -15,6 +15,8 @@ mod limit_layer;
 mod meter;
 mod plan;
 mod preflight;
+mod redis_limits;
+mod restart;
 mod series;
 mod sink;
 mod span;

@@ -1,14 +1,26 @@
-use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    num::NonZeroU32,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http::StatusCode;
 
-use super::{Tollgate, TollgateLayer, steps::Steps, tollgate::Shared};
+use super::{
+    Document, Tollgate, TollgateLayer,
+    reload::{Loaded, Managed},
+    restart,
+    steps::Steps,
+    stores::{self, Kept, Stores},
+    tollgate::Shared,
+};
 #[cfg(feature = "jwt")]
 use crate::identity::{JwtAuthenticator, JwtAuthenticatorBuilder};
 use crate::{
     auth::{
         AuthEventSink, Challenge, ClientAddr, Extractor, FailureLimit, KeyFormat, KeyHasher,
-        KeyStore, MemoryKeyStore, PeerAddr,
+        KeyStore, PeerAddr,
     },
     clock::{Clock, SystemClock},
     error::{ConfigError, ProblemLayer, RenderError},
@@ -19,17 +31,17 @@ use crate::{
         PathSet, TenantLayer, Tenants,
     },
     limit::{
-        ByIdentity, CostOf, HeaderStyle, LimitKey, LimitLayer, LimitStore, MemoryLimits, Rule,
-        ThresholdSink,
+        ByIdentity, CostOf, HeaderStyle, LimitKey, LimitLayer, LimitStore, OnDamage,
+        QuotaSnapshotBuilder, Rule, ThresholdSink,
     },
     meter::{AbortPolicy, CostRates, MeterLayer, Recorder},
-    plan::{Plan, PlanCatalog, check_scopes},
+    plan::{Names, Plan, PlanCatalog, check_scopes, check_units},
     request_id::{RequestIdLayer, TrustInbound},
     route::{MatchedRoute, RouteOf},
     series::describe_metrics,
     sink::{LogSink, UsageSink},
     span::SpanLayer,
-    tenant::{MemoryTenantStore, TenantStore},
+    tenant::TenantStore,
 };
 
 /// Sets up a [`Tollgate`]; every setting but the plans has a default, see
@@ -44,6 +56,7 @@ pub struct TollgateBuilder {
     challenge: Option<Challenge>,
     client_addr: Arc<dyn ClientAddr>,
     clock: Arc<dyn Clock>,
+    pub(super) document: Option<Document>,
     environment: Option<Environment>,
     extractor: Extractor,
     /// What is wrong with settings that are checked where they are made; the first is told by `build`.
@@ -52,8 +65,6 @@ pub struct TollgateBuilder {
     hasher: KeyHasher,
     #[cfg(feature = "jwt")]
     jwt: Vec<JwtAuthenticatorBuilder>,
-    keys: Arc<dyn KeyStore>,
-    limit_store: Arc<dyn LimitStore>,
     limits: Vec<Change<LimitLayer<ByIdentity>>>,
     meter: Vec<Change<GateMeter>>,
     plans: Plans,
@@ -61,12 +72,15 @@ pub struct TollgateBuilder {
     problems: ProblemLayer<dyn RenderError>,
     processes: NonZeroU32,
     public: Vec<String>,
+    pub(super) quantities: Option<Vec<Arc<str>>>,
     request_id: RequestIdLayer<dyn TrustInbound>,
     route_of: Arc<dyn RouteOf>,
     sandbox: Option<String>,
     scopes: Vec<Arc<str>>,
+    pub(super) snapshot: Option<QuotaSnapshotBuilder>,
+    pub(super) snapshot_damage: OnDamage,
+    stores: Stores,
     tenant: Vec<Change<TenantLayer>>,
-    tenants: Arc<dyn TenantStore>,
     trace: bool,
     usage: Usage,
 }
@@ -97,6 +111,7 @@ impl TollgateBuilder {
             challenge: None,
             client_addr: Arc::new(PeerAddr),
             clock: SystemClock::shared(),
+            document: None,
             environment: None,
             extractor: Extractor::default(),
             faults: Vec::new(),
@@ -104,8 +119,6 @@ impl TollgateBuilder {
             hasher: KeyHasher::default(),
             #[cfg(feature = "jwt")]
             jwt: Vec::new(),
-            keys: Arc::new(MemoryKeyStore::new()),
-            limit_store: Arc::new(MemoryLimits::new()),
             limits: Vec::new(),
             meter: Vec::new(),
             plans: Plans::List(Vec::new()),
@@ -113,13 +126,16 @@ impl TollgateBuilder {
             problems: ProblemLayer::shared(Arc::new(crate::error::ProblemJson::new())),
             processes: NonZeroU32::MIN,
             public: Vec::new(),
+            quantities: None,
             request_id: RequestIdLayer::new()
                 .trust_shared(Arc::new(crate::request_id::TrustNobody)),
             route_of: Arc::new(MatchedRoute),
             sandbox: None,
             scopes: Vec::new(),
+            snapshot: None,
+            snapshot_damage: OnDamage::default(),
+            stores: Stores::in_memory(),
             tenant: Vec::new(),
-            tenants: Arc::new(MemoryTenantStore::new()),
             trace: false,
             usage: Usage::Sink(Arc::new(LogSink::new())),
         }
@@ -153,19 +169,19 @@ impl TollgateBuilder {
 
     /// Where keys are kept; in memory unless set.
     pub fn keys(mut self, store: impl KeyStore) -> Self {
-        self.keys = Arc::new(store);
+        self.stores.keys = Kept::given(Arc::new(store));
         self
     }
 
     /// Where tenants are kept; in memory unless set.
     pub fn tenants(mut self, store: impl TenantStore) -> Self {
-        self.tenants = Arc::new(store);
+        self.stores.tenants = Kept::given(Arc::new(store));
         self
     }
 
     /// Where limits are counted; in memory unless set.
     pub fn limits(mut self, store: impl LimitStore) -> Self {
-        self.limit_store = Arc::new(store);
+        self.stores.limits = stores::limits(store);
         self
     }
 
@@ -458,11 +474,19 @@ impl TollgateBuilder {
             return Err(self.faults.swap_remove(0));
         }
         describe_metrics();
-        let plans = self.plans.catalog()?;
-        plans.know_scopes(&self.scopes)?;
-        check_scopes(&self.ceiling, &self.scopes).map_err(|error| error.under("ceiling"))?;
-        check_scopes(&self.preflight_limit, &self.scopes)
-            .map_err(|error| error.under("preflight_limit"))?;
+        let plans = self.plans.catalog(self.document.as_ref())?;
+        for (field, rules) in [
+            ("ceiling", &self.ceiling),
+            ("preflight_limit", &self.preflight_limit),
+        ] {
+            check_scopes(rules, &self.scopes)
+                .and_then(|()| check_units(rules, self.quantities.as_deref()))
+                .map_err(|error| error.under(field))?;
+        }
+        plans.know_names(Names {
+            scopes: self.scopes,
+            quantities: self.quantities,
+        })?;
         let recorder = self.usage.recorder(&self.clock)?;
         let challenge = match self.challenge {
             Some(challenge) => challenge,
@@ -474,14 +498,14 @@ impl TollgateBuilder {
         };
 
         let keys = Keys::new(
-            Arc::clone(&self.keys),
-            Arc::clone(&self.tenants),
+            Arc::clone(&self.stores.keys.store),
+            Arc::clone(&self.stores.tenants.store),
             plans.clone(),
             Arc::clone(&self.clock),
         )
         .format(self.formats.first().cloned().unwrap_or_default())
         .hasher(self.hasher.clone());
-        let tenants = Tenants::new(Arc::clone(&self.tenants), plans.clone());
+        let tenants = Tenants::new(Arc::clone(&self.stores.tenants.store), plans.clone());
 
         let sandbox = match self.sandbox {
             Some(name) => Some(sandbox(&name, &plans)?),
@@ -490,20 +514,36 @@ impl TollgateBuilder {
         #[cfg(feature = "jwt")]
         let jwt = {
             let own = (self.cache, self.environment, sandbox.clone());
-            tokens(self.jwt, own, &self.tenants, &plans)?
+            tokens(self.jwt, own, &self.stores.tenants.store, &plans)?
         };
-        let mut known = KeyAuthenticator::builder(self.keys, self.tenants, plans.clone())
-            .cache(self.cache)
-            .hasher(self.hasher);
+        let mut known = KeyAuthenticator::builder(
+            self.stores.keys.store,
+            self.stores.tenants.store,
+            plans.clone(),
+        )
+        .cache(self.cache)
+        .hasher(self.hasher);
         known = self
             .formats
-            .into_iter()
+            .iter()
+            .cloned()
             .fold(known, KeyAuthenticatorBuilder::format);
         if let Some(environment) = self.environment {
             known = known.only(environment);
         }
-        if let Some(plan) = sandbox {
-            known = known.sandbox_plan(plan);
+        if let Some(name) = &sandbox {
+            known = known.sandbox_plan(name.clone());
+        }
+        let managed = Managed {
+            catalog: plans.clone(),
+            formats: self.formats,
+            keys: self.stores.keys.memory,
+            tenants: self.stores.tenants.memory,
+            sandbox,
+            loaded: Mutex::new(Loaded::default()),
+        };
+        if let Some(document) = self.document {
+            managed.apply(document)?;
         }
         let public = PathSet::new(&self.public).map_err(|error| error.renamed("public"))?;
         let known = known.build()?;
@@ -527,7 +567,13 @@ impl TollgateBuilder {
             meter = meter.api(&api);
             tenant = tenant.api(api);
         }
-        let limits = LimitLayer::by_identity(self.limit_store)
+        let snapshot = restart::open_snapshot(
+            self.snapshot,
+            self.snapshot_damage,
+            self.stores.limits.memory.as_ref(),
+            &self.clock,
+        )?;
+        let limits = LimitLayer::by_identity(self.stores.limits.store)
             .clock(self.clock)
             .client_addr(self.client_addr)
             .route_of(self.route_of)
@@ -558,6 +604,8 @@ impl TollgateBuilder {
             tenants,
             plans,
             recorder,
+            managed,
+            snapshot,
         };
         Ok(Tollgate {
             shared: Arc::new(shared),
@@ -566,14 +614,24 @@ impl TollgateBuilder {
 }
 
 impl Plans {
-    fn catalog(self) -> Result<PlanCatalog, ConfigError> {
-        match self {
-            Self::Catalog(catalog) => Ok(catalog),
-            Self::List(plans) if plans.is_empty() => {
-                let reason = "a gate needs at least one plan: add `.plans([Plan::new(\"free\")])`";
+    fn catalog(self, document: Option<&Document>) -> Result<PlanCatalog, ConfigError> {
+        let in_document = document.filter(|document| document.has_plans());
+        match (self, in_document) {
+            (Self::List(plans), Some(document)) if plans.is_empty() => {
+                let (plans, ..) = document.clone().into_parts();
+                PlanCatalog::from_document(&plans)
+            }
+            (_, Some(_)) => {
+                let reason = "the document names plans and the code does: leave one of them out";
                 Err(ConfigError::new("plans", reason))
             }
-            Self::List(plans) => PlanCatalog::new(plans),
+            (Self::Catalog(catalog), None) => Ok(catalog),
+            (Self::List(plans), None) if plans.is_empty() => {
+                let reason = "a gate needs at least one plan: add `.plans([Plan::new(\"free\")])`, or a document \
+                              with `plans`";
+                Err(ConfigError::new("plans", reason))
+            }
+            (Self::List(plans), None) => PlanCatalog::new(plans),
         }
     }
 }
@@ -635,8 +693,8 @@ impl fmt::Debug for TollgateBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TollgateBuilder")
             .field("api", &self.api)
-            .field("keys", &self.keys)
-            .field("limits", &self.limit_store)
+            .field("keys", &self.stores.keys)
+            .field("limits", &self.stores.limits)
             .field("public", &self.public)
             .finish_non_exhaustive()
     }

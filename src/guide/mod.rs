@@ -7,11 +7,16 @@
 //! - [`failure`]: what happens when a store, a sink, a process or a client fails.
 //! - [`grpc`]: what gRPC callers are told, how their calls are metered, and what to set.
 #![cfg_attr(
+    feature = "redis",
+    doc = "- [`redis`]: what limits in Redis promise and what they cost."
+)]
+#![cfg_attr(
     feature = "jwt",
     doc = "- [`tokens`]: access tokens of an identity provider: what is checked, and what happens when it fails."
 )]
 //! - [`streaming`]: streams, clients that leave, connections that leave HTTP, and bodies that are counted.
 //! - [`metrics`]: every metric with its labels, and what to watch.
+//! - [`restart`]: what survives a restart and a kill, one document for keys, tenants and plans, the snapshot of quotas.
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
@@ -31,6 +36,11 @@ pub mod grpc {}
 #[doc = include_str!("layer_order.md")]
 pub mod layer_order {}
 
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+#[doc = include_str!("redis.md")]
+pub mod redis {}
+
 #[cfg(feature = "jwt")]
 #[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]
 #[doc = include_str!("tokens.md")]
@@ -41,3 +51,6 @@ pub mod streaming {}
 
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
+
+#[doc = include_str!("restart.md")]
+pub mod restart {}

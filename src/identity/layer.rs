@@ -17,7 +17,7 @@ use tower_layer::Layer;
 
 use super::{
     Attempt, Auth, Authenticate, Identity, IdentityLookup, PathSet, PublicPath, own_headers,
-    preflight::Preflights, span::tell_span,
+    preflight::Preflights, span::tell_span, twice::Twice,
 };
 use crate::{
     auth::{
@@ -79,6 +79,7 @@ pub(crate) struct Settings {
     preflights: Preflights,
     public: PathSet,
     told_of_no_address: Arc<AtomicBool>,
+    twice: Arc<Twice>,
 }
 
 impl AuthLayer {
@@ -102,6 +103,7 @@ impl AuthLayer {
                 preflights: Preflights::None,
                 public: PathSet::default(),
                 told_of_no_address: Arc::default(),
+                twice: Arc::default(),
             }),
         }
     }
@@ -281,7 +283,10 @@ impl Settings {
             Some(Attempt::NotMine) | None if self.optional => {
                 return Verdict::Public(PublicPath::Anonymous);
             }
-            Some(Attempt::NotMine) | None => Err(AuthRefusal::Missing),
+            Some(Attempt::NotMine) | None => {
+                self.twice.look_at(head);
+                Err(AuthRefusal::Missing)
+            }
         };
         if result.is_err() {
             caller.shown = credential.map(|credential| ShownKey::of(credential.value));

@@ -81,6 +81,7 @@ mod resolver;
 mod service;
 mod span;
 mod tenants;
+mod twice;
 
 #[cfg(feature = "axum")]
 pub use self::extract::MissingIdentity;

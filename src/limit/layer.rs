@@ -21,6 +21,7 @@ use super::{
     set::RuleSet,
     store::LimitStore,
     subject::{ByIdentity, ByKey, EveryCall, owner_name},
+    text::is_nearly,
 };
 use crate::{
     auth::{ClientAddr, PeerAddr},
@@ -28,6 +29,7 @@ use crate::{
     error::ConfigError,
     head::RequestHead,
     id::TenantId,
+    meter::Meter,
     route::{MatchedRoute, RouteOf},
 };
 
@@ -72,6 +74,7 @@ pub(crate) struct Settings {
 pub(super) struct Told {
     no_address: AtomicBool,
     no_hook: AtomicBool,
+    misspelt: AtomicBool,
 }
 
 impl Told {
@@ -80,6 +83,24 @@ impl Told {
             tracing::warn!(
                 target: "tollgate::limit",
                 "the client's address is not known: all such calls share one count of each rule by address"
+            );
+        }
+    }
+
+    /// A call named quantities, but not `unit`, which a rule counts.
+    pub(super) fn not_named(&self, unit: &str, meter: &Meter) {
+        if self.misspelt.load(Ordering::Relaxed) {
+            return;
+        }
+        let Some(added) = meter.find_quantity(|name| is_nearly(name, unit)) else {
+            return;
+        };
+        if !self.misspelt.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                target: "tollgate::limit",
+                rule_counts = unit,
+                handler_adds = &*added,
+                "a handler adds a quantity that is spelt almost as the one that a rule counts: the rule counts nothing"
             );
         }
     }

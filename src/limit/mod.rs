@@ -87,17 +87,26 @@ mod layer;
 mod memory;
 mod quota;
 mod reading;
+#[cfg(feature = "redis")]
+mod redis_store;
 mod refusal;
 mod rule;
 mod service;
 mod set;
 mod sliding_window;
+mod snapshot;
 mod step;
 mod store;
 mod subject;
 mod text;
 mod token_bucket;
+mod verdict;
 
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::redis_store::{
+    LostQuota, QuotaTotals, RedisLimits, RedisLimitsBuilder, RedisLimitsError,
+};
 pub(crate) use self::{
     charge::Charge,
     step::{Refused, Step, Trip, Verdict},
@@ -124,6 +133,9 @@ pub use self::{
     service::Limit,
     set::{LimitSet, Owner, RuleSet, ScopeValues},
     sliding_window::{LogParameters, WindowParameters},
+    snapshot::{
+        LoadedFrom, OnDamage, QuotaSnapshot, QuotaSnapshotBuilder, SnapshotError, SnapshotLoad,
+    },
     store::{LimitCall, LimitStore, LimitStoreError, OwnedLimitCall, Settlement},
     subject::{ByIdentity, ByKey, EveryCall, FindSubject, Subject},
     token_bucket::BucketParameters,

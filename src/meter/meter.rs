@@ -380,6 +380,11 @@ impl Meter {
         self.0.received()
     }
 
+    /// The name of a quantity that was added, if one of them `matches`.
+    pub(crate) fn find_quantity(&self, matches: impl Fn(&str) -> bool) -> Option<Arc<str>> {
+        self.0.quantities().find(matches)
+    }
+
     /// When the call reached the meter: the reading of the clock that every layer of the call shares.
     #[must_use]
     pub fn started(&self) -> Now {

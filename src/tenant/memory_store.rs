@@ -77,6 +77,24 @@ impl MemoryTenantStore {
             .collect()
     }
 
+    /// Makes of a tenant what `change` makes of its record, in one step; true when it became another one.
+    pub(crate) fn change(
+        &self,
+        id: &TenantId,
+        change: impl FnOnce(Option<&TenantRecord>) -> Option<TenantRecord>,
+    ) -> bool {
+        // Which error says that nothing changes is nobody's business.
+        self.write(id, |present| {
+            change(present).ok_or(TenantStoreError::Conflict)
+        })
+        .is_ok()
+    }
+
+    /// All tenants as they are.
+    pub(crate) fn records(&self) -> Vec<Arc<TenantRecord>> {
+        self.tenants.pin().values().map(Arc::clone).collect()
+    }
+
     fn get(&self, id: &TenantId) -> Option<Arc<TenantRecord>> {
         self.tenants.pin().get(id).map(Arc::clone)
     }
