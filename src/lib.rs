@@ -62,6 +62,7 @@
 //! - `reqwest`: an HTTP client; with `jwt`, a provider's keys from their address.
 //! - `conformance`: test suites for your own implementations of this crate's traits.
 //! - `grpc`: errors in gRPC's form, metering by `grpc-status`, and routes of gRPC methods.
+//! - `redis`: limits shared by every process.
 //! - `toml`: [`Document`]s read from and written as TOML.
 //! - `full`: all of them.
 
@@ -101,6 +102,9 @@ pub mod limit;
 mod listeners;
 pub mod meter;
 pub mod plan;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub mod redis_support;
 pub mod request_id;
 pub mod route;
 mod series;

@@ -7,6 +7,10 @@
 //! - [`failure`]: what happens when a store, a sink, a process or a client fails.
 //! - [`grpc`]: what gRPC callers are told, how their calls are metered, and what to set.
 #![cfg_attr(
+    feature = "redis",
+    doc = "- [`redis`]: what limits in Redis promise and what they cost."
+)]
+#![cfg_attr(
     feature = "jwt",
     doc = "- [`tokens`]: access tokens of an identity provider: what is checked, and what happens when it fails."
 )]
@@ -31,6 +35,11 @@ pub mod grpc {}
 
 #[doc = include_str!("layer_order.md")]
 pub mod layer_order {}
+
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+#[doc = include_str!("redis.md")]
+pub mod redis {}
 
 #[cfg(feature = "jwt")]
 #[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]

@@ -88,6 +88,8 @@ mod layer;
 mod memory;
 mod quota;
 mod reading;
+#[cfg(feature = "redis")]
+mod redis_store;
 mod refusal;
 mod rule;
 mod service;
@@ -99,7 +101,13 @@ mod store;
 mod subject;
 mod text;
 mod token_bucket;
+mod verdict;
 
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::redis_store::{
+    LostQuota, QuotaTotals, RedisLimits, RedisLimitsBuilder, RedisLimitsError,
+};
 pub(crate) use self::{
     charge::Charge,
     step::{Refused, Step, Trip, Verdict},
