@@ -14,9 +14,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
 use tollgate::{
     limit::{LimitLayer, OnStoreFailure, RedisLimits, Window},
     redis_support::RedisConnector,
@@ -39,11 +37,9 @@ async fn work(url: &str, name: &str) -> Outcome<()> {
     // Nothing comes back within a day, and a call that Redis does not decide is refused: what passes, Redis counted.
     let rule = Window::new(LIMIT, DAY).on_store_failure(OnStoreFailure::Deny);
     let layer = LimitLayer::new(limits.connect().await?, [rule])?.named(name);
-    let service = layer
-        .deadline(PATIENCE)
-        .layer(service_fn(async |_: Request<()>| {
-            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-        }));
+    let answer =
+        service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(String::new())));
+    let service = layer.deadline(PATIENCE).layer(answer);
 
     println!("ready");
     std::io::stdin().lock().read_line(&mut String::new())?;
