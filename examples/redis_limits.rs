@@ -1,7 +1,8 @@
+// cargo run --example redis_limits
 //! Eight processes share one limit of 100 in Redis: exactly 100 of 1,000 calls at once pass.
 //!
-//! `cargo run --example redis_limits` starts a `redis-server` of its own; with `REDIS_URL=redis://host:6379` it uses
-//! that one. Every process makes 125 calls at the same moment; the last line is `admitted=100 limit=100 processes=8`.
+//! It starts a `redis-server` of its own; `REDIS_URL=redis://host:6379` names another. Every process makes 125 calls at
+//! the same moment; the last line is `admitted=100 limit=100 processes=8`.
 
 use std::{
     convert::Infallible,
@@ -13,9 +14,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
 use tollgate::{
     limit::{LimitLayer, OnStoreFailure, RedisLimits, Window},
     redis_support::RedisConnector,
@@ -25,7 +24,7 @@ use tower::{Layer, ServiceExt, service_fn};
 const PROCESSES: usize = 8;
 const CALLS: usize = 1_000;
 const LIMIT: u64 = 100;
-const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -35,14 +34,12 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 async fn work(url: &str, name: &str) -> Outcome<()> {
     let connector = RedisConnector::single(url)?.response_timeout(PATIENCE);
     let limits = RedisLimits::builder(connector.connect_timeout(PATIENCE));
-    let limits = limits.connect().await?;
     // Nothing comes back within a day, and a call that Redis does not decide is refused: what passes, Redis counted.
-    let rule = Window::new(LIMIT, 24 * HOUR).on_store_failure(OnStoreFailure::Deny);
-    let layer = LimitLayer::new(limits, [rule])?.named(name);
-    let layer = layer.deadline(PATIENCE);
-    let service = layer.layer(service_fn(async |_: Request<()>| {
-        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-    }));
+    let rule = Window::new(LIMIT, DAY).on_store_failure(OnStoreFailure::Deny);
+    let layer = LimitLayer::new(limits.connect().await?, [rule])?.named(name);
+    let answer =
+        service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(String::new())));
+    let service = layer.deadline(PATIENCE).layer(answer);
 
     println!("ready");
     std::io::stdin().lock().read_line(&mut String::new())?;

@@ -1,22 +1,22 @@
-//! How the crate works and why: pages without code.
+//! How the crate works and why.
 //!
 //! - [`architecture`]: the rooms of the crate, how a call walks through them, and what is deliberately absent.
 //! - [`layer_order`]: why the layers stand in their order, and where yours go.
 //! - [`defaults`]: each default as a question, with its reason.
 //! - [`errors`]: every error code, and what a client should do.
 //! - [`failure`]: what happens when a store, a sink, a process or a client fails.
+//! - [`streaming`]: streams, clients that leave, connections that leave HTTP, and bodies that are counted.
 //! - [`grpc`]: what gRPC callers are told, how their calls are metered, and what to set.
-#![cfg_attr(
-    feature = "redis",
-    doc = "- [`redis`]: what limits in Redis promise and what they cost."
-)]
 #![cfg_attr(
     feature = "jwt",
     doc = "- [`tokens`]: access tokens of an identity provider: what is checked, and what happens when it fails."
 )]
-//! - [`streaming`]: streams, clients that leave, connections that leave HTTP, and bodies that are counted.
-//! - [`metrics`]: every metric with its labels, and what to watch.
 //! - [`restart`]: what survives a restart and a kill, one document for keys, tenants and plans, the snapshot of quotas.
+#![cfg_attr(
+    feature = "redis",
+    doc = "- [`redis`]: what limits in Redis promise and what they cost."
+)]
+//! - [`metrics`]: every metric with its labels, and what to watch.
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}

@@ -83,6 +83,7 @@ mod fallback;
 mod future;
 mod headers;
 mod hook;
+mod kinds;
 mod layer;
 mod memory;
 mod quota;
@@ -122,14 +123,12 @@ pub use self::{
     future::ResponseFuture,
     headers::HeaderStyle,
     hook::{LimitDegraded, LimitKey, LogThresholds, ThresholdEvent, ThresholdSink},
+    kinds::{Concurrency, Quota, Rate, Window},
     layer::LimitLayer,
     memory::MemoryLimits,
     quota::{PeriodBounds, QuotaParameters},
     reading::{Reading, Wait},
-    rule::{
-        Action, Algorithm, Concurrency, Edge, OnStoreFailure, Period, Quota, Rate, Rule, Scope,
-        Unit, Window,
-    },
+    rule::{Action, Algorithm, Edge, OnStoreFailure, Period, Rule, Scope, Unit},
     service::Limit,
     set::{LimitSet, Owner, RuleSet, ScopeValues},
     sliding_window::{LogParameters, WindowParameters},
