@@ -43,62 +43,61 @@ use crate::clock::Clock;
 #[derive(Clone)]
 pub struct CostScope(Meter);
 
-/// What was said of a call's cost, and what of it a report has told. Written under the lock of its quantities, so
-/// that whoever finds the call not settled is heard.
+/// What was said of a call's cost. Written under the lock of its quantities, so that whoever finds the call not
+/// settled is heard.
 #[derive(Default)]
 pub(super) struct Spent {
     compute_nanoseconds: AtomicU64,
     upstream_nanos: AtomicU64,
-    told_compute_nanoseconds: AtomicU64,
-    told_upstream_nanos: AtomicU64,
 }
 
-/// What no report has told yet.
-struct Untold {
+/// What of it the reports of a call that goes on have told; kept where such calls keep the rest.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
     compute_micros: u64,
     upstream_nanos: u64,
 }
 
 const NANOSECONDS_PER_MICRO: u64 = 1_000;
 
-fn read(sum: &AtomicU64) -> u64 {
-    sum.load(Ordering::Relaxed)
-}
-
 fn add(sum: &AtomicU64, n: u64) {
     // Under a lock: nobody else writes between the two.
-    sum.store(read(sum).saturating_add(n), Ordering::Relaxed);
+    let before = sum.load(Ordering::Relaxed);
+    sum.store(before.saturating_add(n), Ordering::Relaxed);
 }
 
 impl Spent {
-    fn untold(&self) -> Untold {
-        let compute =
-            read(&self.compute_nanoseconds).saturating_sub(read(&self.told_compute_nanoseconds));
-        Untold {
-            compute_micros: compute / NANOSECONDS_PER_MICRO,
-            upstream_nanos: read(&self.upstream_nanos)
-                .saturating_sub(read(&self.told_upstream_nanos)),
+    fn so_far(&self) -> Told {
+        Told {
+            compute_micros: self.compute_nanoseconds.load(Ordering::Relaxed)
+                / NANOSECONDS_PER_MICRO,
+            upstream_nanos: self.upstream_nanos.load(Ordering::Relaxed),
         }
     }
 
-    /// Takes what was not told before, for a report of a call that goes on. Under the lock of its quantities.
-    pub(super) fn report(&self) -> Self {
-        let untold = self.untold();
-        let part = Self::default();
-        let compute = untold.compute_micros.saturating_mul(NANOSECONDS_PER_MICRO);
-        add(&part.compute_nanoseconds, compute);
-        add(&part.upstream_nanos, untold.upstream_nanos);
-        add(&self.told_compute_nanoseconds, compute);
-        add(&self.told_upstream_nanos, untold.upstream_nanos);
-        part
+    /// What was not told before, for a report of a call that goes on. The background task alone makes them.
+    pub(super) fn report(call: &Call) -> Self {
+        let before = call.told_cost();
+        let now = {
+            let _held = call.quantities();
+            call.spent.so_far()
+        };
+        call.tell_cost(now);
+        let new = now.since(before);
+        let compute = new.compute_micros.saturating_mul(NANOSECONDS_PER_MICRO);
+        Self {
+            compute_nanoseconds: AtomicU64::new(compute),
+            upstream_nanos: AtomicU64::new(new.upstream_nanos),
+        }
     }
 
     /// The cost of what no report has told yet, with so many bytes; `None` where there is nothing to say. All that
     /// was added costs, billed or not: the work was done.
     pub(super) fn cost(call: &Call, request_bytes: u64, response_bytes: u64) -> Option<CallCost> {
         let rates = call.site.as_ref().and_then(|site| site.rates.as_deref());
+        let told = call.told_cost();
         let quantities = call.quantities();
-        let untold = call.spent.untold();
+        let untold = call.spent.so_far().since(told);
         if rates.is_none() && untold.compute_micros == 0 && untold.upstream_nanos == 0 {
             return None;
         }
@@ -114,6 +113,15 @@ impl Spent {
             Some(rates) => rates.priced(work),
             None => CostRates::new().priced(work),
         })
+    }
+}
+
+impl Told {
+    const fn since(self, before: Self) -> Self {
+        Self {
+            compute_micros: self.compute_micros.saturating_sub(before.compute_micros),
+            upstream_nanos: self.upstream_nanos.saturating_sub(before.upstream_nanos),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    cost::Told,
     event::CallOutcome,
     layer::Shared,
     meter::{Call, Ending, Meter},
@@ -62,6 +63,7 @@ pub(super) struct Holds {
     watches: Vec<Stopwatch>,
     pub(super) sent_bytes: u64,
     pub(super) reported: Reported,
+    told_cost: Told,
     panicked: bool,
     /// What ends when the last hold does: dropped, in this order, before the call is settled.
     kept: Vec<Box<dyn Send>>,
@@ -156,6 +158,15 @@ impl Call {
             sent: sent.saturating_sub(told.sent),
             received: received.saturating_sub(told.received),
         }
+    }
+
+    /// What the call's reports have told of its cost.
+    pub(super) fn told_cost(&self) -> Told {
+        self.with_holds(|holds| holds.told_cost).unwrap_or_default()
+    }
+
+    pub(super) fn tell_cost(&self, told: Told) {
+        self.with_holds(|holds| holds.told_cost = told);
     }
 
     /// What the call's reports have told.

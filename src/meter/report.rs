@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    cost::Spent,
     event::{CallOutcome, EventId},
     meter::{Call, Ending, Meter},
 };
@@ -109,10 +110,7 @@ impl Call {
             return None;
         }
         let mut part = Self::new(id, now, self.site.clone());
-        part.spent = {
-            let _held = self.quantities();
-            self.spent.report()
-        };
+        part.spent = Spent::report(self);
         part.part_of = self.id.as_u128();
         part.method = self.method.clone();
         part.request_bytes = new.received;
