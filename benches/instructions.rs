@@ -16,7 +16,7 @@ mod common;
 
 use std::{env, error::Error, hint::black_box, process::Command};
 
-use common::{Guarded, Limits};
+use common::{Axum, Guarded, Limits};
 use tollgate::{
     auth::KeyHasher,
     clock::{Clock, SystemClock},
@@ -29,7 +29,7 @@ const WARM_UP: u64 = 1_000;
 /// What a case measures, by name.
 type Case = (&'static str, fn(u64));
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 16] = [
     ("clock", clock),
     ("digest", digest),
     ("governor", governor),
@@ -38,11 +38,23 @@ const CASES: [Case; 10] = [
     ("limiter-2-rules", |n| limiter(n, 2)),
     ("bare", bare),
     ("layers", |n| guarded(n, common::three_layers)),
+    ("parts", parts),
+    ("gate-tells-nobody", |n| {
+        guarded(n, || common::gate(HeaderStyle::Off, false))
+    }),
     ("gate-headers-off", |n| {
-        guarded(n, || common::gate(HeaderStyle::Off))
+        guarded(n, || common::gate(HeaderStyle::Off, true))
     }),
     ("gate", |n| {
-        guarded(n, || common::gate(HeaderStyle::Draft11))
+        guarded(n, || common::gate(HeaderStyle::Draft11, true))
+    }),
+    ("axum-bare", |n| axum(n, || Axum::ungated(false))),
+    ("axum-empty-layer", |n| axum(n, || Axum::ungated(true))),
+    ("axum-gate-tells-nobody", |n| {
+        axum(n, || Axum::gated(HeaderStyle::Off, false))
+    }),
+    ("axum-gate", |n| {
+        axum(n, || Axum::gated(HeaderStyle::Draft11, true))
     }),
 ];
 
@@ -92,6 +104,11 @@ fn limiter_no_clock(n: u64) {
     warm(n, |_| limits.check_at(0, now));
 }
 
+fn parts(n: u64) {
+    let parts = common::Parts::new();
+    warm(n, |i| parts.call(i));
+}
+
 fn bare(n: u64) {
     let (mut service, key) = (common::bare(), common::names(1).remove(0));
     warm(n, |_| common::call(&mut service, &key));
@@ -107,6 +124,13 @@ where
     let mut guarded = make();
     warm(n, |i| guarded.call(i));
     assert_eq!(guarded.recorder.counters().queued, WARM_UP + n);
+}
+
+fn axum(n: u64, make: impl FnOnce() -> Axum) {
+    let runtime = common::runtime();
+    let _inside = runtime.enter();
+    let mut app = make();
+    warm(n, |_| app.call());
 }
 
 /// Instructions for each call of a case.

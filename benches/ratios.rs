@@ -122,15 +122,21 @@ fn main() {
         || time_on_two(CHECKS, |_| limits.check(0)),
         || time_on_two(CHECKS, |_| governor_check(&governor, &names[0])),
     );
+    let parts = common::Parts::new();
+    row(
+        "digest, cached identity and two rules, called directly; 1 k keys",
+        || time(CHECKS, |i| parts.call(i)),
+        || time(CHECKS, |_| governor_check(&governor, &names[0])),
+    );
     added_row(
-        "added by identify, two rules and meter, no header fields; 1 k keys",
+        "added by identify, two rules and meter as three layers over http, no header fields; 1 k keys",
         common::three_layers,
     );
     added_row(
         "added by the whole gate without header fields of limits; 1 k keys",
-        || common::gate(HeaderStyle::Off),
+        || common::gate(HeaderStyle::Off, true),
     );
     added_row("added by the whole gate; 1 k keys", || {
-        common::gate(HeaderStyle::Draft11)
+        common::gate(HeaderStyle::Draft11, true)
     });
 }

@@ -81,6 +81,7 @@ pub mod clock;
 #[cfg_attr(docsrs, doc(cfg(feature = "conformance")))]
 pub mod conformance;
 pub mod error;
+mod field;
 pub mod gate;
 pub mod guide;
 pub mod head;

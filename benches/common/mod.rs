@@ -13,10 +13,11 @@ use std::{
 use http::{Request, Response};
 use tollgate::{
     Tollgate,
-    auth::{KeyStore, MemoryKeyStore},
+    auth::{Credential, Extractor, KeyStore, MemoryKeyStore},
     clock::{Clock, Now, SystemClock},
+    head::RequestHead,
     id::TenantId,
-    identity::{AuthLayer, KeyAuthenticator, Keys, NewKey},
+    identity::{Attempt, AuthLayer, Authenticate, KeyAuthenticator, Keys, NewKey},
     limit::{
         Cost, HeaderStyle, LimitCall, LimitLayer, LimitSet, LimitStore, MemoryLimits, Owner, Quota,
         Rate, Rule, RuleSet, ScopeValues,
@@ -26,7 +27,7 @@ use tollgate::{
     sink::{Filter, MemorySink},
     tenant::{MemoryTenantStore, TenantStore},
 };
-use tower::{Layer, Service, ServiceBuilder, service_fn};
+use tower::{Layer, Service, ServiceBuilder, layer::layer_fn, service_fn};
 
 pub(crate) const GENEROUS: u32 = 1_000_000_000;
 pub(crate) const KEYS: usize = 1_000;
@@ -186,20 +187,79 @@ pub(crate) fn three_layers() -> Guarded<impl Service<Request<String>, Error = In
     }
 }
 
-/// A whole gate: request id, problems, meter, identity, access, ceiling, two rules.
-pub(crate) fn gate(
-    headers: HeaderStyle,
-) -> Guarded<impl Service<Request<String>, Error = Infallible> + Clone> {
-    let gate = Tollgate::builder()
+fn whole_gate(headers: HeaderStyle, extensions: bool) -> Tollgate {
+    Tollgate::builder()
         .plans([plan()])
         .usage(nowhere())
         .headers(headers)
+        .extensions(extensions)
         .build()
-        .expect("a legal gate");
+        .expect("a legal gate")
+}
+
+/// A whole gate: request id, problems, meter, identity, access, ceiling, two rules.
+pub(crate) fn gate(
+    headers: HeaderStyle,
+    extensions: bool,
+) -> Guarded<impl Service<Request<String>, Error = Infallible> + Clone> {
+    let gate = whole_gate(headers, extensions);
     Guarded {
         service: gate.layer().layer(bare()),
         keys: issue(gate.keys()),
         recorder: gate.usage().clone(),
+    }
+}
+
+/// The parts of a gate called directly, as the figures of a prototype were taken: digest, cached identity, two
+/// rules. What this leaves out is the request and the answer, and the event of the call.
+pub(crate) struct Parts {
+    authenticator: KeyAuthenticator,
+    clock: SystemClock,
+    credentials: Vec<Credential<'static>>,
+    limits: MemoryLimits,
+    request: Request<()>,
+}
+
+impl Parts {
+    pub(crate) fn new() -> Self {
+        let catalog = PlanCatalog::new([plan()]).expect("a legal plan");
+        let keys: Arc<dyn KeyStore> = Arc::new(MemoryKeyStore::new());
+        let tenants: Arc<dyn TenantStore> = Arc::new(MemoryTenantStore::new());
+        let authenticator =
+            KeyAuthenticator::builder(Arc::clone(&keys), Arc::clone(&tenants), catalog.clone());
+        let requests = issue(&Keys::new(keys, tenants, catalog, SystemClock::shared()))
+            .into_iter()
+            .map(|key| Request::get("/").header("x-api-key", key).body(()));
+        let requests: Vec<Request<()>> = requests.map(|it| it.expect("legal")).collect();
+        let credential = |request| {
+            let head = RequestHead::from(request);
+            let credential = Extractor::default().extract(&head).expect("one key");
+            credential.expect("a key")
+        };
+        Self {
+            authenticator: authenticator.build().expect("legal settings"),
+            clock: SystemClock::new(),
+            credentials: requests.leak().iter().map(credential).collect(),
+            limits: MemoryLimits::new(),
+            request: Request::new(()),
+        }
+    }
+
+    /// One call with the i-th key; the clock is read once.
+    pub(crate) fn call(&self, i: u64) {
+        let now = self.clock.now();
+        let credential = &self.credentials[i as usize % self.credentials.len()];
+        let head = RequestHead::from(&self.request);
+        let attempt = self
+            .authenticator
+            .authenticate(Some(credential), &head, now);
+        let Attempt::Done(Ok(identity)) = attempt else {
+            panic!("a key that is known: {attempt:?}");
+        };
+        let (scopes, cost) = (ScopeValues::default(), Cost::default());
+        let call = LimitCall::new(identity.limits(), &scopes, &cost, now);
+        let decision = self.limits.try_decide(&call);
+        assert!(matches!(black_box(&decision), Some(Ok(it)) if it.is_admitted()));
     }
 }
 
@@ -210,4 +270,44 @@ pub(crate) fn call(service: &mut impl Service<Request<String>, Error = Infallibl
         .body(String::new());
     let response = finish(service.call(request.expect("a legal request")));
     assert!(black_box(response).is_ok());
+}
+
+/// An axum application with one route behind a layer, and the recorder that hears of its calls.
+pub(crate) struct Axum {
+    app: axum::routing::RouterIntoService<axum::body::Body>,
+    key: String,
+}
+
+impl Axum {
+    /// Without any layer, or behind a layer that does nothing.
+    pub(crate) fn ungated(is_layered: bool) -> Self {
+        let mut app = hello();
+        if is_layered {
+            app = app.layer(layer_fn(|service| ServiceBuilder::new().service(service)));
+        }
+        Self {
+            app: app.into_service(),
+            key: names(1).remove(0),
+        }
+    }
+
+    pub(crate) fn gated(headers: HeaderStyle, extensions: bool) -> Self {
+        let gate = whole_gate(headers, extensions);
+        Self {
+            app: hello().layer(gate.layer()).into_service(),
+            key: issue(gate.keys()).remove(0),
+        }
+    }
+
+    /// One call, to the end of its answer.
+    pub(crate) fn call(&mut self) {
+        let request = Request::get("/").header("x-api-key", &self.key);
+        let request = request.body(axum::body::Body::empty());
+        let response = finish(self.app.call(request.expect("a legal request")));
+        assert!(black_box(response).is_ok_and(|it| it.status().is_success()));
+    }
+}
+
+fn hello() -> axum::Router {
+    axum::Router::new().route("/", axum::routing::get(|| async { "hello" }))
 }

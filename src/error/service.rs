@@ -5,15 +5,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response,
-    header::{ACCEPT, CONTENT_TYPE},
-};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
 use http_body::Body;
 use tower_service::Service;
 
 use super::{ErrorContext, RenderError, ResponseFuture};
-use crate::{body::ResponseBody, request_id::RequestId};
+use crate::{body::ResponseBody, head::Fields, request_id::RequestId};
 
 /// The service of [`ProblemLayer`](super::ProblemLayer).
 pub struct ProblemService<S, R: ?Sized> {
@@ -58,7 +55,8 @@ where
     #[inline]
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         let id = request.extensions().get::<RequestId>();
-        let facts = RequestFacts::of(&request, id.map(|id| id.header_value().clone()));
+        let id = id.map(|id| id.header_value().clone());
+        let facts = RequestFacts::of(request.method(), &Fields::read(request.headers()), id);
         ResponseFuture::new(self.inner.call(request), facts, Arc::clone(&self.render))
     }
 }
@@ -74,12 +72,16 @@ pub(crate) struct RequestFacts {
 
 impl RequestFacts {
     /// The step before the call.
-    pub(crate) fn of<Q>(request: &Request<Q>, request_id: Option<HeaderValue>) -> Self {
+    pub(crate) fn of(
+        method: &Method,
+        fields: &Fields<'_>,
+        request_id: Option<HeaderValue>,
+    ) -> Self {
         Self {
-            method: request.method().clone(),
-            grpc: is_grpc(request.headers()),
+            method: method.clone(),
+            grpc: fields.content_type.is_some_and(names_grpc),
             request_id,
-            accept: request.headers().get(ACCEPT).cloned(),
+            accept: fields.accept.cloned(),
         }
     }
 
@@ -98,7 +100,9 @@ impl RequestFacts {
 
 /// Whether the message is of gRPC or gRPC-Web, whose errors have a form of their own.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    headers.get(CONTENT_TYPE).is_some_and(names_grpc)
+}
+
+fn names_grpc(content_type: &HeaderValue) -> bool {
+    content_type.as_bytes().starts_with(b"application/grpc")
 }

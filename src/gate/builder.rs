@@ -41,6 +41,7 @@ pub struct TollgateBuilder {
     client_addr: Arc<dyn ClientAddr>,
     clock: Arc<dyn Clock>,
     environment: Option<Environment>,
+    extensions: bool,
     extractor: Extractor,
     /// What is wrong with settings that are checked where they are made; the first is told by `build`.
     faults: Vec<ConfigError>,
@@ -87,6 +88,7 @@ impl TollgateBuilder {
             client_addr: Arc::new(PeerAddr),
             clock: SystemClock::shared(),
             environment: None,
+            extensions: true,
             extractor: Extractor::default(),
             faults: Vec::new(),
             formats: Vec::new(),
@@ -224,6 +226,15 @@ impl TollgateBuilder {
     /// a credential; off unless set. For authentication of your own in front of the gate.
     pub fn inserted_identity(self, on: bool) -> Self {
         self.auth(move |layer| layer.inserted_identity(on))
+    }
+
+    /// Whether the request carries its [`Identity`](crate::identity::Identity) and its
+    /// [`Meter`](crate::meter::Meter) to the service, which costs two allocations; on unless set. Off, for a
+    /// service that asks for neither: extractors and route layers, such as
+    /// [`RequireScope`](crate::identity::RequireScope), then answer 500 as if the gate were missing.
+    pub const fn extensions(mut self, on: bool) -> Self {
+        self.extensions = on;
+        self
     }
 
     /// Sets `X-Tenant-ID`, `X-Plan` and `X-Consumer-ID` on the request, for a proxy behind; off unless set.
@@ -448,6 +459,7 @@ impl TollgateBuilder {
             tenant: applied(self.tenant, tenant),
             ceiling: ceiling.headers(HeaderStyle::Off),
             limits,
+            extensions: self.extensions,
         };
         recorder.start();
         let shared = Shared {

@@ -11,7 +11,8 @@ use crate::{limit::Charge, meter::Guard};
 /// The charges and the meter's guard of one call: what each of them does at a step, one after the other, inner
 /// before outer. Lives in the future, then in the body; dropping it settles.
 pub(super) struct Held {
-    pub(super) limits: Option<Box<Charge>>,
+    pub(super) limits: Option<Charge>,
+    // Boxed: most gates have no ceiling.
     pub(super) ceiling: Option<Box<Charge>>,
     // Last: what a settlement says is still counted.
     pub(super) guard: Option<Guard>,
@@ -39,14 +40,18 @@ impl Held {
         }
     }
 
+    /// Takes what is held to another place.
+    #[inline]
+    pub(super) const fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::NOTHING)
+    }
+
     #[inline]
     fn charges(&mut self) -> impl Iterator<Item = &mut Charge> {
         let Self {
             limits, ceiling, ..
         } = self;
-        [limits, ceiling]
-            .into_iter()
-            .filter_map(|charge| charge.as_deref_mut())
+        limits.iter_mut().chain(ceiling.as_deref_mut())
     }
 
     /// Code of the service begins to run.
@@ -100,13 +105,15 @@ impl Held {
         polled: &Poll<Option<Result<Frame<Bytes>, E>>>,
         is_end: impl FnOnce() -> bool,
     ) {
-        for charge in [&mut self.limits, &mut self.ceiling] {
-            if charge
-                .as_mut()
-                .is_some_and(|charge| charge.after_frame(polled))
-            {
-                *charge = None;
-            }
+        if let Some(charge) = &mut self.limits
+            && charge.after_frame(polled)
+        {
+            self.limits = None;
+        }
+        if let Some(charge) = &mut self.ceiling
+            && charge.after_frame(polled)
+        {
+            self.ceiling = None;
         }
         if let Some(guard) = &mut self.guard {
             guard.after_frame(polled, is_end);

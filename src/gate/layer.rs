@@ -10,8 +10,8 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{GateBody, GateFuture, future::call, steps::Steps};
-use crate::error::{RequestFacts, caught};
+use super::{GateBody, GateFuture, steps::Steps};
+use crate::error::caught;
 
 /// The layers of a [`Tollgate`](super::Tollgate).
 #[derive(Clone, Debug)]
@@ -68,16 +68,18 @@ where
     #[inline]
     fn call(&mut self, mut request: Request<Q>) -> Self::Future {
         let Self { inner, steps } = self;
-        let id = steps.identify(&mut request);
-        let facts = RequestFacts::of(&request, id);
-        let state = caught(|| {
-            call(steps, request, inner, |inner| {
-                // The instance that was polled ready must be the one that is called; a fresh clone takes its
-                // place. A call that need not wait needs no clone.
+        let (facts, mut arrival) = steps.arrive(&mut request);
+        let mut future = GateFuture::new(facts, Arc::clone(steps));
+        // A panic leaves the future as it is, and what the call holds here.
+        let _ = caught(|| {
+            // The instance that was polled ready must be the one that is called; a fresh clone takes its place. A
+            // call that need not wait needs no clone.
+            let ready = |inner: &mut S| {
                 let clone = inner.clone();
                 mem::replace(inner, clone)
-            })
+            };
+            future.start(request, &mut arrival, inner, ready);
         });
-        GateFuture::new(state, facts, Arc::clone(steps))
+        future
     }
 }

@@ -100,7 +100,7 @@ mod token_bucket;
 
 pub(crate) use self::{
     charge::Charge,
-    step::{Refused, Step, Trip, Verdict},
+    step::{Refused, Step, Trip},
 };
 pub use self::{
     charge::LimitBody,

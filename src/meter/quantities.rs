@@ -174,7 +174,7 @@ mod tests {
                         prop_assert_eq!(reported, delivered);
                     }
                 }
-                let known = quantities.len() > 0;
+                let known = !quantities.is_empty();
                 for (billed, sum) in [(Billed::All, added), (Billed::Delivered, delivered), (Billed::Nothing, 0)] {
                     prop_assert_eq!(quantities.amount("n", billed), known.then_some(cut(sum)));
                     let rest = quantities.unreported(billed).map(|(_, n)| n).sum::<u64>();

@@ -2,29 +2,32 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, Method, Request};
+use http::{HeaderValue, Method, Request};
 use smallvec::SmallVec;
 
 use super::{
-    guard::{Guard, content_length},
+    guard::{Guard, length},
     layer::Shared,
     meter::{Call, Meter},
 };
-use crate::{head::RequestHead, route::RouteOf};
+use crate::{
+    head::{Fields, RequestHead},
+    route::RouteOf,
+};
 
 impl Shared {
     /// Begins a call: whoever holds the guard settles it by dropping it.
-    pub(crate) fn begin<B>(self: &Arc<Self>, request: &Request<B>) -> Guard {
+    pub(crate) fn begin(self: &Arc<Self>, method: &Method, fields: &Fields<'_>) -> Guard {
         self.recorder.ensure_started();
         let mut call = Call::new(
             self.recorder.next_id(),
             self.clock.now(),
             Some(Arc::clone(&self.site)),
         );
-        call.method = bounded(request.method());
-        call.request_bytes = content_length(request.headers()).unwrap_or(0);
-        call.request_id = request_id(request.headers());
-        call.trace_id = trace_id(request.headers());
+        call.method = bounded(method);
+        call.request_bytes = fields.content_length.and_then(length).unwrap_or(0);
+        call.request_id = fields.request_id.map_or_else(SmallVec::new, request_id);
+        call.trace_id = fields.traceparent.map_or(0, trace_id);
         Guard::new(Meter(Arc::new(call)), Arc::clone(self))
     }
 }
@@ -38,43 +41,37 @@ impl Guard {
     }
 }
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
 /// The longest request id that an event keeps, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-fn request_id(headers: &HeaderMap) -> SmallVec<[u8; 36]> {
-    headers
-        .get(X_REQUEST_ID)
-        .filter(|value| value.len() <= MAX_REQUEST_ID_BYTES)
-        .map_or_else(SmallVec::new, |value| {
-            SmallVec::from_slice(value.as_bytes())
-        })
+fn request_id(value: &HeaderValue) -> SmallVec<[u8; 36]> {
+    if value.len() <= MAX_REQUEST_ID_BYTES {
+        SmallVec::from_slice(value.as_bytes())
+    } else {
+        SmallVec::new()
+    }
 }
 
-/// The trace id of a `traceparent` header field (W3C Trace Context, section 3.2.2); 0 when there is none. The
+/// The trace id of a `traceparent` header field (W3C Trace Context, section 3.2.2); 0 when it is none. The
 /// standard calls a trace id of zeros invalid.
-fn trace_id(headers: &HeaderMap) -> u128 {
-    headers.get(TRACEPARENT).map_or(0, |value| {
-        let Some((version, rest)) = value.as_bytes().split_at_checked(3) else {
-            return 0;
-        };
-        let Some((digits, rest)) = rest.split_at_checked(32) else {
-            return 0;
-        };
-        let is_hex = |digit: &u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(digit);
-        if version == b"ff-" || !version.ends_with(b"-") || !rest.starts_with(b"-") {
-            return 0;
-        }
-        if !digits.iter().all(is_hex) || !version.iter().take(2).all(is_hex) {
-            return 0;
-        }
-        std::str::from_utf8(digits)
-            .ok()
-            .and_then(|digits| u128::from_str_radix(digits, 16).ok())
-            .unwrap_or(0)
-    })
+fn trace_id(value: &HeaderValue) -> u128 {
+    let Some((version, rest)) = value.as_bytes().split_at_checked(3) else {
+        return 0;
+    };
+    let Some((digits, rest)) = rest.split_at_checked(32) else {
+        return 0;
+    };
+    let is_hex = |digit: &u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(digit);
+    if version == b"ff-" || !version.ends_with(b"-") || !rest.starts_with(b"-") {
+        return 0;
+    }
+    if !digits.iter().all(is_hex) || !version.iter().take(2).all(is_hex) {
+        return 0;
+    }
+    std::str::from_utf8(digits)
+        .ok()
+        .and_then(|digits| u128::from_str_radix(digits, 16).ok())
+        .unwrap_or(0)
 }
 
 /// The longest method kept, in bytes; the longest registered one (UPDATEREDIRECTREF) is this long.
@@ -91,14 +88,10 @@ fn bounded(method: &Method) -> Method {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn trace(value: &'static str) -> u128 {
-        let mut headers = HeaderMap::new();
-        headers.insert(TRACEPARENT, HeaderValue::from_static(value));
-        trace_id(&headers)
+        trace_id(&HeaderValue::from_static(value))
     }
 
     #[test]
