@@ -14,14 +14,16 @@
 
 mod common;
 
-use std::{env, error::Error, hint::black_box, process::Command};
+use std::{convert::Infallible, env, error::Error, hint::black_box, process::Command};
 
-use common::{Axum, Guarded, Limits};
+use common::{Guarded, Limits};
+use http::Request;
 use tollgate::{
     auth::KeyHasher,
     clock::{Clock, SystemClock},
     limit::HeaderStyle,
 };
+use tower::{Service, ServiceBuilder, layer::layer_fn};
 
 const CALLS: u64 = 10_000;
 const WARM_UP: u64 = 1_000;
@@ -117,7 +119,7 @@ fn bare(n: u64) {
 /// The calls wait in the recorder's queue: its task does not run.
 fn guarded<S>(n: u64, make: impl FnOnce() -> Guarded<S>)
 where
-    S: tower::Service<http::Request<String>, Error = std::convert::Infallible>,
+    S: Service<Request<String>, Error = Infallible>,
 {
     let runtime = common::runtime();
     let _inside = runtime.enter();
@@ -131,6 +133,46 @@ fn axum(n: u64, make: impl FnOnce() -> Axum) {
     let _inside = runtime.enter();
     let mut app = make();
     warm(n, |_| app.call());
+}
+
+/// An axum application with one route behind a layer, and the recorder that hears of its calls.
+struct Axum {
+    app: axum::routing::RouterIntoService<axum::body::Body>,
+    key: String,
+}
+
+impl Axum {
+    /// Without any layer, or behind a layer that does nothing.
+    fn ungated(is_layered: bool) -> Self {
+        let mut app = hello();
+        if is_layered {
+            app = app.layer(layer_fn(|service| ServiceBuilder::new().service(service)));
+        }
+        Self {
+            app: app.into_service(),
+            key: common::names(1).remove(0),
+        }
+    }
+
+    fn gated(headers: HeaderStyle, extensions: bool) -> Self {
+        let gate = common::whole_gate(headers, extensions);
+        Self {
+            app: hello().layer(gate.layer()).into_service(),
+            key: common::issue(gate.keys()).remove(0),
+        }
+    }
+
+    /// One call, to the end of its answer.
+    fn call(&mut self) {
+        let request = Request::get("/").header("x-api-key", &self.key);
+        let request = request.body(axum::body::Body::empty());
+        let response = common::finish(self.app.call(request.expect("a legal request")));
+        assert!(black_box(response).is_ok_and(|it| it.status().is_success()));
+    }
+}
+
+fn hello() -> axum::Router {
+    axum::Router::new().route("/", axum::routing::get(|| async { "hello" }))
 }
 
 /// Instructions for each call of a case.

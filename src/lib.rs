@@ -49,8 +49,8 @@
 //! ```
 //!
 //! The [`guide`] explains the [architecture](guide::architecture), the [order of the
-//! layers](guide::layer_order), each [default](guide::defaults), each [error](guide::errors) and what each
-//! [failure](guide::failure) does.
+//! layers](guide::layer_order), each [default](guide::defaults), each [error](guide::errors), what each
+//! [failure](guide::failure) does, and [streams and long connections](guide::streaming).
 //!
 //! # Features
 //!
@@ -58,7 +58,10 @@
 //!
 //! - `axum`: extractors for [`Tenant`], [`Identity`] and
 //!   [`Meter`]; route templates and peer addresses as axum knows them.
+//! - `jwt`: access tokens of an identity provider beside API keys.
+//! - `reqwest`: an HTTP client; with `jwt`, a provider's keys from their address.
 //! - `conformance`: test suites for your own implementations of this crate's traits.
+//! - `grpc`: errors in gRPC's form, metering by `grpc-status`, and routes of gRPC methods.
 //! - `full`: all of them.
 
 #![forbid(unsafe_code)]
@@ -83,6 +86,12 @@ pub mod conformance;
 pub mod error;
 mod field;
 pub mod gate;
+#[cfg(feature = "grpc")]
+#[cfg_attr(docsrs, doc(cfg(feature = "grpc")))]
+pub mod grpc;
+#[cfg(not(feature = "grpc"))]
+#[path = "grpc/off.rs"]
+mod grpc;
 pub mod guide;
 pub mod head;
 pub mod id;

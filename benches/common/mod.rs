@@ -27,7 +27,7 @@ use tollgate::{
     sink::{Filter, MemorySink},
     tenant::{MemoryTenantStore, TenantStore},
 };
-use tower::{Layer, Service, ServiceBuilder, layer::layer_fn, service_fn};
+use tower::{Layer, Service, ServiceBuilder, service_fn};
 
 pub(crate) const GENEROUS: u32 = 1_000_000_000;
 pub(crate) const KEYS: usize = 1_000;
@@ -128,7 +128,8 @@ pub(crate) fn bare()
     service_fn(answer)
 }
 
-fn issue(keys: &Keys) -> Vec<String> {
+/// The keys of a thousand tenants.
+pub(crate) fn issue(keys: &Keys) -> Vec<String> {
     let issue = |i| {
         let new = NewKey::for_tenant(format!("tenant-{i}")).plan("pro");
         let issued = finish(keys.issue(new)).expect("a memory store");
@@ -187,7 +188,7 @@ pub(crate) fn three_layers() -> Guarded<impl Service<Request<String>, Error = In
     }
 }
 
-fn whole_gate(headers: HeaderStyle, extensions: bool) -> Tollgate {
+pub(crate) fn whole_gate(headers: HeaderStyle, extensions: bool) -> Tollgate {
     Tollgate::builder()
         .plans([plan()])
         .usage(nowhere())
@@ -270,44 +271,4 @@ pub(crate) fn call(service: &mut impl Service<Request<String>, Error = Infallibl
         .body(String::new());
     let response = finish(service.call(request.expect("a legal request")));
     assert!(black_box(response).is_ok());
-}
-
-/// An axum application with one route behind a layer, and the recorder that hears of its calls.
-pub(crate) struct Axum {
-    app: axum::routing::RouterIntoService<axum::body::Body>,
-    key: String,
-}
-
-impl Axum {
-    /// Without any layer, or behind a layer that does nothing.
-    pub(crate) fn ungated(is_layered: bool) -> Self {
-        let mut app = hello();
-        if is_layered {
-            app = app.layer(layer_fn(|service| ServiceBuilder::new().service(service)));
-        }
-        Self {
-            app: app.into_service(),
-            key: names(1).remove(0),
-        }
-    }
-
-    pub(crate) fn gated(headers: HeaderStyle, extensions: bool) -> Self {
-        let gate = whole_gate(headers, extensions);
-        Self {
-            app: hello().layer(gate.layer()).into_service(),
-            key: issue(gate.keys()).remove(0),
-        }
-    }
-
-    /// One call, to the end of its answer.
-    pub(crate) fn call(&mut self) {
-        let request = Request::get("/").header("x-api-key", &self.key);
-        let request = request.body(axum::body::Body::empty());
-        let response = finish(self.app.call(request.expect("a legal request")));
-        assert!(black_box(response).is_ok_and(|it| it.status().is_success()));
-    }
-}
-
-fn hello() -> axum::Router {
-    axum::Router::new().route("/", axum::routing::get(|| async { "hello" }))
 }

@@ -10,6 +10,12 @@ use crate::error::{ConfigError, ErrorCode, Problem};
 
 const SEND_A_KEY: &str = "Send an API key with the request.";
 const INVALID: &str = "The credential is not valid.";
+const ONE_CREDENTIAL: &str = "Send one credential, once.";
+
+/// An error code of RFC 6750 section 3.1 and its description, the same whatever is wrong with a credential.
+type BearerError = (&'static str, &'static str);
+const INVALID_TOKEN: BearerError = ("invalid_token", INVALID);
+const INVALID_REQUEST: BearerError = ("invalid_request", ONE_CREDENTIAL);
 
 /// What a caller without a valid credential is told: which schemes are served, under which realm.
 ///
@@ -90,6 +96,14 @@ impl Challenge {
         Ok(challenge)
     }
 
+    /// Also tells a caller without a credential that an access token is one.
+    #[must_use]
+    pub fn or_access_tokens(mut self) -> Self {
+        let keys = self.how_to_send.trim_end_matches('.');
+        self.how_to_send = format!("{keys}, or an access token in its place.").into();
+        self
+    }
+
     fn add(&mut self, scheme: &str, realm: &str) -> Result<(), ConfigError> {
         if scheme.is_empty() || !scheme.bytes().all(is_token_byte) {
             return Err(ConfigError::new(
@@ -100,9 +114,9 @@ impl Challenge {
         let plain = value(scheme, realm, None)?;
         if scheme.eq_ignore_ascii_case("bearer") {
             self.invalid
-                .push(value(scheme, realm, Some("invalid_token"))?);
+                .push(value(scheme, realm, Some(INVALID_TOKEN))?);
             self.ambiguous
-                .push(value(scheme, realm, Some("invalid_request"))?);
+                .push(value(scheme, realm, Some(INVALID_REQUEST))?);
         } else {
             self.invalid.push(plain.clone());
         }
@@ -120,7 +134,7 @@ impl Challenge {
     /// | refusal | answer |
     /// | --- | --- |
     /// | missing | 401 `missing_credentials`, no `error` attribute |
-    /// | malformed, unknown, expired, revoked, unknown tenant | 401 `invalid_credentials`, byte for byte the same |
+    /// | malformed, unknown, expired, revoked, unknown tenant, any fault of a token | 401 `invalid_credentials`, byte for byte the same |
     /// | ambiguous | 400 `ambiguous_credentials` |
     /// | wrong environment | 400 `mode_mismatch` |
     /// | address not allowed | 403 `ip_not_allowed` |
@@ -135,13 +149,18 @@ impl Challenge {
                 .detail(self.how_to_send.clone()),
             AuthRefusal::Malformed
             | AuthRefusal::Unknown
+            | AuthRefusal::BadSignature
+            | AuthRefusal::WrongIssuer
+            | AuthRefusal::WrongAudience
+            | AuthRefusal::NotYetValid
             | AuthRefusal::Expired
             | AuthRefusal::Revoked
             | AuthRefusal::TenantUnknown => {
                 challenged(ErrorCode::InvalidCredentials, &self.invalid).detail(INVALID)
             }
-            AuthRefusal::Ambiguous => challenged(ErrorCode::AmbiguousCredentials, &self.ambiguous)
-                .detail("Send one credential, once."),
+            AuthRefusal::Ambiguous => {
+                challenged(ErrorCode::AmbiguousCredentials, &self.ambiguous).detail(ONE_CREDENTIAL)
+            }
             AuthRefusal::WrongEnvironment => Problem::new(ErrorCode::ModeMismatch)
                 .detail("The credential belongs to another environment, live or test."),
             AuthRefusal::AddressNotAllowed => Problem::new(ErrorCode::IpNotAllowed)
@@ -169,9 +188,15 @@ impl Default for Challenge {
             missing: vec![api_key.clone(), bearer("Bearer realm=\"api\"")],
             invalid: vec![
                 api_key,
-                bearer("Bearer realm=\"api\", error=\"invalid_token\""),
+                bearer(concat!(
+                    "Bearer realm=\"api\", error=\"invalid_token\", ",
+                    "error_description=\"The credential is not valid.\""
+                )),
             ],
-            ambiguous: vec![bearer("Bearer realm=\"api\", error=\"invalid_request\"")],
+            ambiguous: vec![bearer(concat!(
+                "Bearer realm=\"api\", error=\"invalid_request\", ",
+                "error_description=\"Send one credential, once.\""
+            ))],
             how_to_send: SEND_A_KEY.into(),
         }
     }
@@ -183,10 +208,17 @@ fn challenged(code: ErrorCode, values: &[HeaderValue]) -> Problem {
     })
 }
 
-fn value(scheme: &str, realm: &str, error: Option<&str>) -> Result<HeaderValue, ConfigError> {
+fn value(
+    scheme: &str,
+    realm: &str,
+    error: Option<BearerError>,
+) -> Result<HeaderValue, ConfigError> {
     let mut text = format!("{scheme} realm=\"{realm}\"");
-    if let Some(error) = error {
-        let _ = write!(text, ", error=\"{error}\"");
+    if let Some((code, description)) = error {
+        let _ = write!(
+            text,
+            ", error=\"{code}\", error_description=\"{description}\""
+        );
     }
     HeaderValue::try_from(text)
         .map_err(|source| ConfigError::new("realm", "not a header value").caused_by(source))

@@ -65,6 +65,9 @@ mod extract;
 mod failures;
 mod format;
 mod hasher;
+#[cfg(feature = "jwt")]
+#[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]
+pub mod jwt;
 mod key;
 mod memory_store;
 mod pace;

@@ -13,8 +13,16 @@ pub enum AuthRefusal {
     Ambiguous,
     /// The credential has the wrong shape, alphabet, length or checksum.
     Malformed,
-    /// Nobody knows the credential.
+    /// Nobody knows the credential, or the key that a token names.
     Unknown,
+    /// The token's signature is not its issuer's.
+    BadSignature,
+    /// The token is of an issuer that is not trusted.
+    WrongIssuer,
+    /// The token is meant for another service.
+    WrongAudience,
+    /// The token does not count yet.
+    NotYetValid,
     /// The credential has expired.
     Expired,
     /// The credential was revoked.
@@ -45,6 +53,10 @@ impl AuthRefusal {
             Self::Ambiguous => "ambiguous",
             Self::Malformed => "malformed",
             Self::Unknown => "unknown",
+            Self::BadSignature => "bad_signature",
+            Self::WrongIssuer => "wrong_issuer",
+            Self::WrongAudience => "wrong_audience",
+            Self::NotYetValid => "not_yet_valid",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
             Self::WrongEnvironment => "wrong_environment",
@@ -65,7 +77,15 @@ impl AuthRefusal {
     pub const fn counts_as_failure(&self) -> bool {
         matches!(
             self,
-            Self::Malformed | Self::Unknown | Self::Expired | Self::Revoked | Self::TenantUnknown
+            Self::Malformed
+                | Self::Unknown
+                | Self::BadSignature
+                | Self::WrongIssuer
+                | Self::WrongAudience
+                | Self::NotYetValid
+                | Self::Expired
+                | Self::Revoked
+                | Self::TenantUnknown
         )
     }
 }

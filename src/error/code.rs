@@ -47,11 +47,11 @@ macro_rules! error_codes {
 
 error_codes! {
     /// No credential was sent.
-    MissingCredentials = "missing_credentials", UNAUTHORIZED, "Missing API key";
+    MissingCredentials = "missing_credentials", UNAUTHORIZED, "Missing credentials";
     /// Two credentials that differ, or one header twice.
     AmbiguousCredentials = "ambiguous_credentials", BAD_REQUEST, "Ambiguous credentials";
     /// The credential is malformed, unknown, expired or revoked; the answer never tells which.
-    InvalidCredentials = "invalid_credentials", UNAUTHORIZED, "Invalid API key";
+    InvalidCredentials = "invalid_credentials", UNAUTHORIZED, "Invalid credentials";
     /// A test credential where only live ones are served, or the other way round.
     ModeMismatch = "mode_mismatch", BAD_REQUEST, "Wrong environment";
     /// Too many failed attempts came from this address.

@@ -18,9 +18,9 @@ use pin_project_lite::pin_project;
 use super::{
     ErrorCode, Problem, RenderError,
     response::{NO_STORE, fill},
-    service::{RequestFacts, is_grpc},
+    service::RequestFacts,
 };
-use crate::body::ResponseBody;
+use crate::{body::ResponseBody, grpc::GrpcKind};
 
 /// The longest text body that becomes the `detail` of a problem.
 const MAX_TEXT_BYTES: u64 = 1024;
@@ -195,9 +195,11 @@ fn read<B: Body<Data = Bytes>>(
 #[inline]
 pub(crate) fn passes<B>(response: &Response<B>, facts: &RequestFacts) -> bool {
     response.status().as_u16() < 400
-        || facts.grpc
-        || is_grpc(response.headers())
-        || (is_json(response.headers()) && response.extensions().get::<Problem>().is_none())
+        || GrpcKind::of(response.headers()).is_some()
+        || (facts.grpc.is_some() && !cfg!(feature = "grpc"))
+        || (facts.grpc.is_none()
+            && is_json(response.headers())
+            && response.extensions().get::<Problem>().is_none())
 }
 
 /// Whether the answer is a text for the caller. What a failing service says is not for the caller.
@@ -223,11 +225,17 @@ fn answer<R: RenderError + ?Sized>(
     facts: &RequestFacts,
     render: &R,
 ) -> Response<Bytes> {
-    let rendered = render.render(&problem, &facts.context());
     for name in &DESCRIBES_BODY {
         parts.headers.remove(name);
     }
     parts.headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
+    #[cfg(feature = "grpc")]
+    if let Some(kind) = facts.grpc {
+        let body = super::grpc::render(&mut parts, &problem, kind);
+        parts.extensions.insert(problem);
+        return Response::from_parts(parts, body);
+    }
+    let rendered = render.render(&problem, &facts.context());
     let body = fill(
         &mut parts.headers,
         parts.status,

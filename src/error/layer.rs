@@ -8,7 +8,7 @@ use super::{ProblemJson, ProblemService, RenderError};
 ///
 /// What it does with an answer, by the first line that fits:
 ///
-/// 1. A status below 400, or a gRPC call (`content-type: application/grpc`): passes untouched.
+/// 1. A status below 400, or an answer that is gRPC itself: passes untouched.
 /// 2. A [`Problem`](super::Problem) in the response extensions: is rendered again, now with the request id and
 ///    by this layer's hook.
 /// 3. A body that is JSON already (`application/json`, `application/*+json`): the service has spoken, passes
@@ -16,6 +16,10 @@ use super::{ProblemJson, ProblemService, RenderError};
 /// 4. Anything else (the empty 405 of a router, a 413 of a limit layer, a bare 500): the body is replaced.
 ///    Below 500 a short `text/plain` body becomes the `detail`, as axum explains a rejected request that way;
 ///    from 500 on nothing of the body is kept.
+///
+/// A gRPC call (a POST with `content-type: application/grpc`, or gRPC-Web) is told its error in
+/// [gRPC's form](crate::guide::grpc) with the feature `grpc`, whatever the hook; without the feature its answers
+/// pass untouched.
 ///
 /// Header fields stay, but for those that describe the replaced body (`Content-Type`, `Content-Length`, `ETag`
 /// and their like). An answer that says nothing about caching gets `Cache-Control: no-store`.

@@ -10,6 +10,8 @@
 //!    follows from the status.
 //! 4. A panic, behind [`catch_panic`], becomes `internal`. Nothing of a failing service's words leaves it.
 //!
+//! A gRPC call is told the same in [gRPC's form](crate::guide::grpc), with the feature `grpc`.
+//!
 //! The page [`guide::errors`](crate::guide::errors) lists the codes. A service with a form of its own writes a
 //! [`RenderError`] hook.
 //!
@@ -49,6 +51,8 @@
 mod code;
 mod config;
 mod future;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod json;
 mod layer;
 mod panic;

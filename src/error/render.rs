@@ -15,7 +15,8 @@ use super::{
 /// Turns a problem into the content of its answer. A closure works.
 ///
 /// Status and header fields stay as they are; the hook decides the body and its media type. For an answer to
-/// HEAD the body is not sent, but its length is told.
+/// HEAD the body is not sent, but its length is told. With the feature `grpc` the hook is
+/// not asked for a gRPC call, whose errors have [one form](crate::guide::grpc).
 ///
 /// # Contract
 ///

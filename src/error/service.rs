@@ -5,12 +5,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
 use super::{ErrorContext, RenderError, ResponseFuture};
-use crate::{body::ResponseBody, head::Fields, request_id::RequestId};
+use crate::{body::ResponseBody, grpc::GrpcKind, head::Fields, request_id::RequestId};
 
 /// The service of [`ProblemLayer`](super::ProblemLayer).
 pub struct ProblemService<S, R: ?Sized> {
@@ -65,7 +65,7 @@ where
 #[derive(Clone, Debug)]
 pub(crate) struct RequestFacts {
     pub(crate) method: Method,
-    pub(super) grpc: bool,
+    pub(super) grpc: Option<GrpcKind>,
     request_id: Option<HeaderValue>,
     accept: Option<HeaderValue>,
 }
@@ -79,7 +79,7 @@ impl RequestFacts {
     ) -> Self {
         Self {
             method: method.clone(),
-            grpc: fields.content_type.is_some_and(names_grpc),
+            grpc: GrpcKind::of_call(method, fields.content_type),
             request_id,
             accept: fields.accept.cloned(),
         }
@@ -96,13 +96,4 @@ impl RequestFacts {
             .with_request_id(request_id)
             .with_accept(self.accept.as_ref())
     }
-}
-
-/// Whether the message is of gRPC or gRPC-Web, whose errors have a form of their own.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(names_grpc)
-}
-
-fn names_grpc(content_type: &HeaderValue) -> bool {
-    content_type.as_bytes().starts_with(b"application/grpc")
 }

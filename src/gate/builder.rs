@@ -3,6 +3,8 @@ use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 use http::StatusCode;
 
 use super::{Tollgate, TollgateLayer, steps::Steps, tollgate::Shared};
+#[cfg(feature = "jwt")]
+use crate::identity::{JwtAuthenticator, JwtAuthenticatorBuilder};
 use crate::{
     auth::{
         AuthEventSink, Challenge, ClientAddr, Extractor, FailureLimit, KeyFormat, KeyHasher,
@@ -47,6 +49,8 @@ pub struct TollgateBuilder {
     faults: Vec<ConfigError>,
     formats: Vec<KeyFormat>,
     hasher: KeyHasher,
+    #[cfg(feature = "jwt")]
+    jwt: Vec<JwtAuthenticatorBuilder>,
     keys: Arc<dyn KeyStore>,
     limit_store: Arc<dyn LimitStore>,
     limits: Vec<Change<LimitLayer<ByIdentity>>>,
@@ -93,6 +97,8 @@ impl TollgateBuilder {
             faults: Vec::new(),
             formats: Vec::new(),
             hasher: KeyHasher::default(),
+            #[cfg(feature = "jwt")]
+            jwt: Vec::new(),
             keys: Arc::new(MemoryKeyStore::new()),
             limit_store: Arc::new(MemoryLimits::new()),
             limits: Vec::new(),
@@ -196,6 +202,15 @@ impl TollgateBuilder {
     /// Accepts another kind of credential beside API keys; several calls accept several.
     pub fn authenticator(self, authenticator: impl Authenticate) -> Self {
         self.auth(|layer| layer.or(authenticator))
+    }
+
+    /// Accepts tokens of an identity provider beside API keys, for the tenants and plans of this gate. What is
+    /// not set there of cache, environment and sandbox plan is as it is for keys.
+    #[cfg(feature = "jwt")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]
+    pub fn jwt(mut self, tokens: JwtAuthenticatorBuilder) -> Self {
+        self.jwt.push(tokens);
+        self
     }
 
     /// Where a credential may stand in a request; `X-API-Key`, then `Authorization: Bearer`, unless set.
@@ -399,6 +414,10 @@ impl TollgateBuilder {
         let recorder = self.usage.recorder(&self.clock)?;
         let challenge = match self.challenge {
             Some(challenge) => challenge,
+            #[cfg(feature = "jwt")]
+            None if !self.jwt.is_empty() => {
+                Challenge::for_extractor("api", &self.extractor)?.or_access_tokens()
+            }
             None => Challenge::for_extractor("api", &self.extractor)?,
         };
 
@@ -412,6 +431,15 @@ impl TollgateBuilder {
         .hasher(self.hasher.clone());
         let tenants = Tenants::new(Arc::clone(&self.tenants), plans.clone());
 
+        let sandbox = match self.sandbox {
+            Some(name) => Some(sandbox(&name, &plans)?),
+            None => None,
+        };
+        #[cfg(feature = "jwt")]
+        let jwt = {
+            let own = (self.cache, self.environment, sandbox.clone());
+            tokens(self.jwt, own, &self.tenants, &plans)?
+        };
         let mut known = KeyAuthenticator::builder(self.keys, self.tenants, plans.clone())
             .cache(self.cache)
             .hasher(self.hasher);
@@ -422,8 +450,8 @@ impl TollgateBuilder {
         if let Some(environment) = self.environment {
             known = known.only(environment);
         }
-        if let Some(name) = self.sandbox {
-            known = known.sandbox_plan(sandbox(&name, &plans)?);
+        if let Some(plan) = sandbox {
+            known = known.sandbox_plan(plan);
         }
         let public = PathSet::new(&self.public).map_err(|error| error.renamed("public"))?;
         let auth = AuthLayer::new(known.build()?)
@@ -432,6 +460,8 @@ impl TollgateBuilder {
             .extractor(self.extractor)
             .challenge(challenge.clone())
             .public(public);
+        #[cfg(feature = "jwt")]
+        let auth = jwt.into_iter().fold(auth, AuthLayer::or);
         let mut tenant = TenantLayer::new()
             .clock(Arc::clone(&self.clock))
             .challenge(challenge);
@@ -504,6 +534,22 @@ fn applied<L>(changes: Vec<Change<L>>, layer: L) -> L {
     changes
         .into_iter()
         .fold(layer, |layer, change| change(layer))
+}
+
+#[cfg(feature = "jwt")]
+fn tokens(
+    jwt: Vec<JwtAuthenticatorBuilder>,
+    (cache, only, sandbox): (CacheSettings, Option<Environment>, Option<PlanName>),
+    tenants: &Arc<dyn TenantStore>,
+    plans: &PlanCatalog,
+) -> Result<Vec<JwtAuthenticator>, ConfigError> {
+    let build = |tokens: JwtAuthenticatorBuilder| {
+        tokens
+            .within(cache, only, sandbox.clone())
+            .build(Arc::clone(tenants), plans.clone())
+            .map_err(|error| error.under("jwt"))
+    };
+    jwt.into_iter().map(build).collect()
 }
 
 /// A refusal must look like one.

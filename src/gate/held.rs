@@ -103,15 +103,15 @@ impl Held {
     pub(super) fn after_frame<E>(
         &mut self,
         polled: &Poll<Option<Result<Frame<Bytes>, E>>>,
-        is_end: impl FnOnce() -> bool,
+        is_end: impl Fn() -> bool,
     ) {
         if let Some(charge) = &mut self.limits
-            && charge.after_frame(polled)
+            && charge.after_frame(polled, &is_end)
         {
             self.limits = None;
         }
         if let Some(charge) = &mut self.ceiling
-            && charge.after_frame(polled)
+            && charge.after_frame(polled, &is_end)
         {
             self.ceiling = None;
         }

@@ -5,6 +5,12 @@
 //! - [`defaults`]: each default as a question, with its reason.
 //! - [`errors`]: every error code, and what a client should do.
 //! - [`failure`]: what happens when a store, a sink, a process or a client fails.
+//! - [`grpc`]: what gRPC callers are told, how their calls are metered, and what to set.
+#![cfg_attr(
+    feature = "jwt",
+    doc = "- [`tokens`]: access tokens of an identity provider: what is checked, and what happens when it fails."
+)]
+//! - [`streaming`]: streams, clients that leave, connections that leave HTTP, and bodies that are counted.
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
@@ -18,5 +24,15 @@ pub mod errors {}
 #[doc = include_str!("failure.md")]
 pub mod failure {}
 
+#[doc = include_str!("grpc.md")]
+pub mod grpc {}
+
 #[doc = include_str!("layer_order.md")]
 pub mod layer_order {}
+
+#[cfg(feature = "jwt")]
+#[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]
+#[doc = include_str!("tokens.md")]
+pub mod tokens {}
+#[doc = include_str!("streaming.md")]
+pub mod streaming {}

@@ -70,6 +70,8 @@ mod guard;
     reason = "the room is named after its main type"
 )]
 mod identity;
+#[cfg(feature = "jwt")]
+mod jwt;
 mod keys;
 mod layer;
 mod own_headers;
@@ -80,6 +82,13 @@ mod tenants;
 
 #[cfg(feature = "axum")]
 pub use self::extract::MissingIdentity;
+#[cfg(feature = "jwt")]
+#[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]
+pub use self::jwt::{
+    ClaimMapping, ClaimsToIdentity, JwtAuthenticator, JwtAuthenticatorBuilder, TokenGrant,
+};
+#[cfg(feature = "jwt")]
+use self::resolver::Terms;
 pub(crate) use self::{
     access::tell as tell_access,
     layer::{Caller, Verdict},

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     body::ResponseBody,
     error::{ErrorCode, Problem},
+    grpc::Watch,
     meter::{Billed, Meter},
 };
 
@@ -47,6 +48,8 @@ pub(crate) struct Charge {
     /// Code of the service is running. Whoever catches a panic of it may drop the charge later, when no panic is
     /// under way any more.
     pub(super) running: bool,
+    /// Of a gRPC call alone.
+    pub(super) grpc: Option<Watch>,
 }
 
 pub(super) static NO_SCOPES: ScopeValues = ScopeValues {
@@ -74,7 +77,7 @@ pub(crate) enum Ending {
 
 impl Charge {
     /// Notes how the response speaks of the call, and lets the response speak of the limits.
-    pub(crate) fn answered<B>(&mut self, response: &mut Response<B>) {
+    pub(crate) fn answered<B: Body>(&mut self, response: &mut Response<B>) {
         let extensions = response.extensions();
         let code = extensions.get::<Problem>().map(Problem::code);
         self.ending = if extensions.get::<RefusedByLimit>().is_some() {
@@ -84,25 +87,52 @@ impl Charge {
         } else {
             Ending::Used
         };
+        if let Some(grpc) = &mut self.grpc {
+            grpc.answered(response);
+            self.judge(response.body().is_end_stream());
+        }
         std::mem::take(&mut self.told).write(response.headers_mut());
         if let Some(degraded) = self.degraded {
             response.extensions_mut().insert(degraded);
         }
     }
 
-    /// The response body has answered. True when the body has ended, and the charge with it.
+    /// Lets a gRPC call that has said that it failed count as failed.
+    fn judge(&mut self, is_complete: bool) {
+        let failed = self
+            .grpc
+            .as_ref()
+            .is_some_and(|grpc| grpc.failed(is_complete));
+        if failed && self.ending == Ending::Used {
+            self.ending = Ending::Failed;
+        }
+    }
+
+    /// The response body has answered; `is_end` says whether it has nothing more to give. True when the body has
+    /// ended, and the charge with it.
     pub(crate) fn after_frame<E>(
         &mut self,
         polled: &Poll<Option<Result<Frame<Bytes>, E>>>,
+        is_end: impl FnOnce() -> bool,
     ) -> bool {
         self.leave();
         match polled {
-            Poll::Ready(None) => true,
+            Poll::Ready(None) => {
+                self.judge(true);
+                true
+            }
             Poll::Ready(Some(Err(_))) => {
                 self.ending = Ending::Failed;
                 false
             }
-            Poll::Ready(Some(Ok(_))) | Poll::Pending => false,
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(grpc) = &mut self.grpc {
+                    grpc.saw(frame);
+                    self.judge(frame.is_trailers() || is_end());
+                }
+                false
+            }
+            Poll::Pending => false,
         }
     }
 
@@ -209,6 +239,7 @@ impl Charge {
                 ending
             },
             running: false,
+            grpc: None,
         };
         meter.keep_while_held(Box::new(moved));
         true
@@ -267,13 +298,13 @@ impl<B: Body<Data = Bytes>> Body for LimitBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.project();
+        let mut this = self.project();
         let Some(charge) = this.charge else {
             return this.body.poll_frame(cx);
         };
         charge.enter();
-        let polled = this.body.poll_frame(cx);
-        if charge.after_frame(&polled) {
+        let polled = this.body.as_mut().poll_frame(cx);
+        if charge.after_frame(&polled, || this.body.is_end_stream()) {
             *this.charge = None;
         }
         polled

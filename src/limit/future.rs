@@ -6,6 +6,7 @@ use std::{
 };
 
 use http::{Request, Response};
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
@@ -72,6 +73,7 @@ impl<S: Service<Request<ReqB>>, ReqB, B> ResponseFuture<S, ReqB, B> {
 impl<S, ReqB, B> Future for ResponseFuture<S, ReqB, B>
 where
     S: Service<Request<ReqB>, Response = Response<B>>,
+    B: Body,
 {
     type Output = Result<Response<LimitBody<B>>, S::Error>;
 

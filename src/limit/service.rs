@@ -5,6 +5,7 @@ use std::{
 };
 
 use http::{Request, Response};
+use http_body::Body;
 use tower_service::Service;
 
 use super::{
@@ -52,6 +53,7 @@ impl<S, F, ReqB, B> Service<Request<ReqB>> for Limit<S, F>
 where
     S: Service<Request<ReqB>, Response = Response<B>> + Clone,
     F: FindSubject,
+    B: Body,
 {
     type Response = Response<LimitBody<B>>;
     type Error = S::Error;
@@ -117,7 +119,7 @@ where
 }
 
 /// The response of a call that passed: told of its limits where it has some, its body holding the charge.
-pub(super) fn answered<B>(
+pub(super) fn answered<B: Body>(
     mut response: Response<B>,
     mut charge: Option<Charge>,
 ) -> Response<LimitBody<B>> {

@@ -25,7 +25,12 @@ use super::{
     store::{LimitCall, LimitStore, LimitStoreError, OwnedLimitCall},
 };
 use crate::{
-    body::ResponseBody, clock::Now, error::Problem, head::RequestHead, identity::Identity,
+    body::ResponseBody,
+    clock::Now,
+    error::Problem,
+    grpc::{GrpcKind, Watch},
+    head::RequestHead,
+    identity::Identity,
     meter::Meter,
 };
 
@@ -145,6 +150,7 @@ struct Question {
     scopes: Option<Box<ScopeValues>>,
     cost: Cost,
     meter: Option<Meter>,
+    grpc: Option<Watch>,
     now: Now,
 }
 
@@ -182,6 +188,7 @@ impl Question {
             scopes,
             cost,
             meter,
+            grpc: Watch::of(GrpcKind::of_request(request)),
             now,
         }
     }
@@ -251,6 +258,7 @@ impl Question {
             scopes,
             cost,
             meter,
+            grpc,
             ..
         } = self;
         if !decision.crossings.is_empty() {
@@ -285,6 +293,7 @@ impl Question {
             degraded,
             ending: Ending::Used,
             running: false,
+            grpc,
         });
         Step::Admitted
     }

@@ -50,6 +50,7 @@ impl Encoder {
             route: self.shared(call.route.get().map_or(UNMATCHED, |route| route.as_str())),
             method: self.shared(call.method.as_str()),
             status: ending.status,
+            grpc_status: ending.grpc_status,
             outcome: ending.outcome,
             refused: ending.refused.map(|code| self.shared(code.as_str())),
             latency_micros: ending.latency_micros,

@@ -68,12 +68,13 @@ impl<'de> Deserialize<'de> for EventId {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CallOutcome {
-    /// The service answered below 500 and the whole answer was handed to the connection.
+    /// The service answered below 500, or by a gRPC status that is no failure of its own, and the whole answer was handed to the connection.
     #[default]
     Served,
     /// A limit, an access state or a route layer refused the call.
     Refused,
-    /// The service answered with a 5xx status, or its response body ended with an error.
+    /// The service answered with a 5xx status, or by a gRPC status [of that
+    /// kind](crate::guide::grpc#how-a-call-ends), or its response body ended with an error.
     Failed,
     /// The client left before the answer was complete.
     Aborted,
@@ -123,8 +124,13 @@ pub struct UsageEvent {
     /// The request's method.
     pub method: Arc<str>,
     /// The answer's status; 499 when the client left before there was one, 500 when the service panicked or
-    /// failed before there was one.
+    /// failed before there was one. Of a gRPC call that the gate refused, the status in plain HTTP.
     pub status: u16,
+    /// The `grpc-status` that the caller of a gRPC call was told, 0 to 16: 2 (`UNKNOWN`) where the answer ended
+    /// without one; `None` where the client left before the end, in the report of a call that goes on, and without the
+    /// `grpc` feature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u8>,
     /// How the call ended.
     pub outcome: CallOutcome,
     /// The code of the refusal, when this crate refused the call.
@@ -184,6 +190,7 @@ impl UsageEvent {
             route: Arc::from("unmatched"),
             method: Arc::from("GET"),
             status: 200,
+            grpc_status: None,
             outcome: CallOutcome::Served,
             refused: None,
             latency_micros: 0,

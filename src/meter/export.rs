@@ -29,6 +29,7 @@ impl Exported {
             now.dead_lettered,
             last.dead_lettered,
         );
+        add("tollgate_usage_parts_total", now.parts, last.parts);
         add("tollgate_usage_retries_total", now.retries, last.retries);
         add(
             "tollgate_usage_quantities_ignored_total",

@@ -10,7 +10,10 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_LENGTH};
 use http_body::{Frame, SizeHint};
 
 use super::{event::CallOutcome, hold::Verdict, layer::Shared, meter::Meter};
-use crate::error::{ErrorCode, Problem};
+use crate::{
+    error::{ErrorCode, Problem},
+    grpc::Watch,
+};
 
 /// Status of a call whose client left before the answer: not registered, but what proxies have long logged.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -31,6 +34,8 @@ pub(crate) struct Guard {
     running: bool,
     is_watched: bool,
     body: Seen,
+    /// Of a gRPC call alone.
+    grpc: Option<Watch>,
 }
 
 /// What was seen of a response body.
@@ -47,7 +52,7 @@ struct Seen {
 }
 
 impl Guard {
-    pub(super) fn new(meter: Meter, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(meter: Meter, shared: Arc<Shared>, grpc: Option<Watch>) -> Self {
         Self {
             meter,
             shared,
@@ -57,6 +62,7 @@ impl Guard {
             running: false,
             is_watched: false,
             body: Seen::default(),
+            grpc,
         }
     }
 
@@ -95,6 +101,13 @@ impl Guard {
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         self.body.expected = expected_length(response.headers(), &response.body().size_hint());
         self.body.ended = response.body().is_end_stream();
+        if let Some(grpc) = &mut self.grpc {
+            grpc.answered(response);
+            if grpc.ends_with_trailers() {
+                // The messages may have a length; the answer is complete with what follows them.
+                self.body.expected = None;
+            }
+        }
         let is_stream =
             !self.body.ended && !self.body.without_content && self.body.expected.is_none();
         let call = &self.meter.0;
@@ -142,6 +155,9 @@ impl Guard {
                     let bytes = data.len() as u64;
                     self.body.bytes = self.body.bytes.saturating_add(bytes);
                 }
+                if let Some(grpc) = &mut self.grpc {
+                    grpc.saw(frame);
+                }
                 self.handed_over();
                 // Nothing follows trailers.
                 if frame.is_trailers() || is_end() {
@@ -171,12 +187,25 @@ impl Guard {
             CallOutcome::Refused
         } else if status.is_server_error() || self.body.failed {
             CallOutcome::Failed
-        } else if self.body.is_complete(status) {
-            CallOutcome::Served
-        } else {
+        } else if !self.body.is_complete(status) {
             CallOutcome::Aborted
+        } else if self.grpc.as_ref().is_some_and(|grpc| grpc.failed(true)) {
+            CallOutcome::Failed
+        } else {
+            CallOutcome::Served
         };
         (status.as_u16(), outcome, self.refused)
+    }
+
+    /// The status that a gRPC caller is told.
+    fn grpc_status(&self) -> Option<u8> {
+        let grpc = self.grpc.as_ref()?;
+        if self.running && self.status.is_none() {
+            return Some(Watch::AFTER_PANIC);
+        }
+        let is_complete =
+            |status| !self.running && !self.body.failed && self.body.is_complete(status);
+        grpc.code(self.status.is_some_and(is_complete))
     }
 }
 
@@ -196,6 +225,7 @@ impl Drop for Guard {
         Verdict {
             status,
             outcome,
+            grpc_status: self.grpc_status(),
             reason,
             response_bytes: self.body.bytes,
         }

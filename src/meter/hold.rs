@@ -89,6 +89,7 @@ impl Stopwatch {
 pub(super) struct Verdict {
     pub(super) status: u16,
     pub(super) outcome: CallOutcome,
+    pub(super) grpc_status: Option<u8>,
     pub(super) reason: Option<ErrorCode>,
     pub(super) response_bytes: u64,
 }
@@ -121,6 +122,7 @@ impl Verdict {
         let identified = call.settle(Ending {
             status: self.status,
             outcome: self.outcome,
+            grpc_status: self.grpc_status,
             refused: self.reason.filter(|_| self.outcome == CallOutcome::Refused),
             latency_micros: micros(latency),
             response_bytes: self.response_bytes,

@@ -81,6 +81,7 @@ pub(super) struct Site {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ending {
     pub(super) status: u16,
+    pub(super) grpc_status: Option<u8>,
     pub(super) outcome: CallOutcome,
     pub(super) refused: Option<ErrorCode>,
     pub(super) latency_micros: u64,
@@ -495,6 +496,7 @@ mod tests {
         meter.add("tokens", 1);
         let ending = Ending {
             status: 200,
+            grpc_status: None,
             outcome: CallOutcome::Served,
             refused: None,
             latency_micros: 0,

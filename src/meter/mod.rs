@@ -7,9 +7,14 @@
 //! 2. [`Meter::identify`] opens the call: from here on it makes exactly one event.
 //! 3. The service and its streams add quantities through the [`Meter`], until the response body ends.
 //! 4. The call is settled when its response body is dropped, or its future where there is no response: every
-//!    call gets there, served, refused, failed, aborted or panicked.
+//!    call gets there, served, refused, failed, aborted or panicked. One that somebody holds is settled when the
+//!    last hold is dropped.
 //! 5. The recorder's background task makes an event of it and offers it to the sink until the sink has given
 //!    its last word.
+//!
+//! A client that leaves pays by an [`AbortPolicy`]. A [`MeterHold`] keeps the call open while an upgraded connection
+//! lives. A [`MeasureLayer`] reads quantities from the answer, a [`CountRequestBodyLayer`] counts the request. The
+//! [guide](crate::guide::streaming) has a page on all of it.
 //!
 //! Calls that nobody was identified for make no event. They are counted by status, so that events and counters
 //! together are every call: see [`Counters`].

@@ -118,6 +118,7 @@ impl Call {
         part.settled_part(self, identity.clone(), quantities);
         let ending = Ending {
             status,
+            grpc_status: None,
             outcome: CallOutcome::Served,
             refused: None,
             latency_micros: micros(now.since(self.started.monotonic_micros())),

@@ -11,6 +11,7 @@ use super::{
     meter::{Call, Meter},
 };
 use crate::{
+    grpc::{GrpcKind, Watch},
     head::{Fields, RequestHead},
     route::RouteOf,
 };
@@ -28,7 +29,8 @@ impl Shared {
         call.request_bytes = fields.content_length.and_then(length).unwrap_or(0);
         call.request_id = fields.request_id.map_or_else(SmallVec::new, request_id);
         call.trace_id = fields.traceparent.map_or(0, trace_id);
-        Guard::new(Meter(Arc::new(call)), Arc::clone(self))
+        let grpc = Watch::of(GrpcKind::of_call(method, fields.content_type));
+        Guard::new(Meter(Arc::new(call)), Arc::clone(self), grpc)
     }
 }
 

@@ -360,3 +360,84 @@ fn no_path_of_a_call_over_a_connection_shows_a_key_to_anybody() {
     });
     assert_not_in(&seen, &[secret]);
 }
+
+#[test]
+fn no_path_of_a_call_shows_a_token_to_anybody() {
+    use crate::jwt::{
+        signer::{P256, Signer},
+        stand::{AUDIENCE, ISSUER, all_keys, claims, with},
+    };
+    use tollgate::{
+        auth::jwt::{HttpJwks, SharedSecret},
+        clock::Clock as _,
+        identity::JwtAuthenticator,
+    };
+
+    let seen = Seen::default();
+    let shared = "a shared secret of thirty-two bytes or more";
+    let secrets = observed(&seen, async {
+        let (down, old) = ("https://down.example/", "https://old.example/");
+        let provider = HttpJwks::new("http://127.0.0.1:1/jwks?client=canary-in-a-query");
+        let tokens = JwtAuthenticator::builder()
+            .issuer(ISSUER, all_keys())
+            .issuer(down, provider.expect("an address"))
+            .issuer_with_secret(old, SharedSecret::hs256(shared).expect("long enough"))
+            .audience(AUDIENCE);
+        seen.note(&format!("{tokens:?}"));
+        let stand = stand(|builder| builder.jwt(tokens).public(["/open"]));
+        stand.issue("acme").await;
+        seen.note(&format!("{:?}", stand.gate));
+        let claims = with(
+            claims(stand.clock.now()),
+            "email",
+            "canary@example.com".into(),
+        );
+        let sign =
+            |name: &str, value: serde_json::Value| P256.token(&with(claims.clone(), name, value));
+        let good = sign("jti", 1.into());
+        let mut secrets = Vec::new();
+        for (token, path, expected) in [
+            (good.clone(), "/", 200),
+            (good.clone(), "/open", 200),
+            (good.clone(), "/missing", 404),
+            (good.clone(), "/fail", 500),
+            (good.clone(), "/panic", 500),
+            (good.clone(), "/broken", 200),
+            (format!("{}AA", &good[..good.len() - 2]), "/", 401),
+            (format!("{good}.{good}"), "/", 401),
+            (sign("exp", 1.into()), "/", 401),
+            (sign("aud", "x".into()), "/", 401),
+            (sign("iss", "x".into()), "/", 401),
+            (sign("iss", old.into()), "/", 401),
+            (sign("iss", down.into()), "/", 503),
+            (sign("tenant", "nobody".into()), "/", 401),
+            (Signer::p256("unknown").token(&claims), "/", 401),
+            (Signer::p256("p256").token(&claims), "/", 401),
+        ] {
+            let bearer = format!("Bearer {token}");
+            for header in [("x-api-key", &*token), ("authorization", &*bearer)] {
+                let status = send(&stand, &seen, get(path, &[header])).await;
+                assert_eq!(status, expected, "{path}");
+            }
+            secrets.push(token);
+        }
+        abandon(&stand, &seen, get("/hang", &[("x-api-key", &*good)])).await;
+        stand.gate.usage().flush().await;
+        seen.note(&format!("{:?}", stand.sink.events()));
+        secrets
+    });
+    let text = String::from_utf8_lossy(&seen.0.lock().unwrap()).into_owned();
+    for sign in [
+        "bad_signature",
+        "wrong_issuer",
+        "no key set",
+        "tollgate_token_cache_total",
+    ] {
+        assert!(text.contains(sign), "nothing was heard of {sign}");
+    }
+    for secret in ["canary@", "canary-in-a-query", shared] {
+        assert!(!text.contains(secret), "{secret}");
+    }
+    // A second token shares its start with the first: what is secret is all of it but the last four characters.
+    assert_not_in(&seen, &secrets);
+}

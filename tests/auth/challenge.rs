@@ -45,7 +45,7 @@ fn every_credential_that_does_not_work_gets_the_same_answer() {
             challenges(problem),
             [
                 "ApiKey realm=\"acme api\"",
-                "Bearer realm=\"acme api\", error=\"invalid_token\""
+                "Bearer realm=\"acme api\", error=\"invalid_token\", error_description=\"The credential is not valid.\""
             ]
         );
         assert_eq!(format!("{problem:?}"), format!("{:?}", answers[0]));
@@ -99,7 +99,9 @@ fn every_other_refusal_has_its_status() {
     let ambiguous = challenge.problem(&AuthRefusal::Ambiguous);
     assert_eq!(
         challenges(&ambiguous),
-        ["Bearer realm=\"api\", error=\"invalid_request\""]
+        [
+            "Bearer realm=\"api\", error=\"invalid_request\", error_description=\"Send one credential, once.\""
+        ]
     );
 }
 

@@ -4,7 +4,7 @@ mod admin;
 mod cache;
 mod call;
 mod changes;
-mod fake;
+pub(crate) mod fake;
 mod guards;
 mod layer;
 mod refusals;

@@ -90,7 +90,7 @@ async fn a_challenge_names_an_error_only_where_a_credential_was_sent() {
         challenges(&invalid),
         [
             "ApiKey realm=\"api\"",
-            "Bearer realm=\"api\", error=\"invalid_token\""
+            "Bearer realm=\"api\", error=\"invalid_token\", error_description=\"The credential is not valid.\""
         ]
     );
 }

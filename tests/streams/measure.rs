@@ -5,11 +5,7 @@ use http::Request;
 use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::UnboundedReceiverStream};
-use tollgate::{
-    limit::Cost,
-    meter::{CallOutcome, Measure, MeasureLayer, Meter, TokenUsage},
-    prelude::RequestHead,
-};
+use tollgate::meter::{CallOutcome, Measure, MeasureLayer, Meter, TokenUsage};
 use tower::Layer as _;
 
 use super::stand::{ALL, BoxError, Stand, TOKENS, http2, stand};
@@ -132,27 +128,23 @@ impl Measure for Words {
 
 #[tokio::test]
 async fn a_measure_of_ones_own_keeps_what_it_needs_between_frames() {
-    let stand =
-        stand(|builder| builder.cost(|_: &RequestHead<'_>| Cost::default().reserve("tokens", 500)))
-            .await;
+    let stand = stand(|builder| builder).await;
     let handler = async || {
         let frames = ["two wo", "rds, and", " three more"].map(Ok::<_, BoxError>);
         axum::body::Body::from_stream(tokio_stream::iter(frames))
     };
     let app = axum::Router::new()
         .route("/words", axum::routing::get(handler))
-        .route("/empty", axum::routing::get(async || ""))
-        .layer(MeasureLayer::new(Words).clone());
+        .layer(MeasureLayer::new(Words));
     let server = serve(stand.layer().layer(app)).await;
-    for (path, tokens, answers) in [("/words", 5, 1), ("/empty", 0, 0), ("/none", 0, 0)] {
+    for path in ["/words", "/none"] {
         let mut request = crate::common::request("GET", path);
         let key = stand.key.parse().expect("a header value");
         request.headers_mut().insert("x-api-key", key);
         server.send(request).await;
-        let _ = (tokens, answers);
     }
-    let events = stand.events(3).await;
+    let events = stand.events(2).await;
     assert_eq!(events[0].quantities["tokens"], 5);
     assert_eq!(events[0].quantities["answers"], 1);
-    assert!(events[2].quantities.is_empty());
+    assert!(events[1].quantities.is_empty());
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Empty, StreamBody};
+use tokio_stream::StreamExt as _;
 use tollgate::{
     limit::MemoryLimits,
     meter::{AbortPolicy, CallOutcome, Meter},
@@ -31,8 +32,6 @@ async fn thirty(request: Request<Empty<Bytes>>) -> Result<Response<TestBody>, In
     });
     Ok(Response::new(boxed(StreamBody::new(frames))))
 }
-
-use tokio_stream::StreamExt as _;
 
 #[tokio::test]
 async fn a_route_may_have_a_policy_of_its_own() {
@@ -106,4 +105,39 @@ async fn what_is_added_between_frames_belongs_to_the_next() {
     let event = stand.events(1).await.remove(0);
     assert_eq!(event.outcome, CallOutcome::Aborted);
     assert_eq!(event.quantities["tokens"], 1_050);
+}
+
+/// A handler that adds the largest number twice owes a bucket as much as a bucket can be owed, and no more.
+#[tokio::test]
+async fn the_largest_number_leaves_a_bucket_in_a_bounded_debt() {
+    let plan = Plan::new("free").rule(Rate::per_second(1_000).unit(Unit::custom("tokens")));
+    let stand = stand(|builder| {
+        builder
+            .plans([plan])
+            .cost(|_: &RequestHead<'_>| Cost::default().reserve("tokens", 10))
+    })
+    .await;
+    let service = stand
+        .layer()
+        .layer(service_fn(|request: Request<Empty<Bytes>>| async move {
+            let meter = meter_of(&request);
+            meter.add("tokens", u64::MAX);
+            meter.add("tokens", u64::MAX);
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }));
+    let call = async || {
+        let response = service.clone().oneshot(stand.get("/")).await;
+        response.expect("infallible")
+    };
+    assert_eq!(call().await.status(), 200);
+    let refused = call().await;
+    assert_eq!(refused.status(), 429);
+    let wait = refused.headers()["retry-after"].to_str().expect("a text");
+    let wait: u64 = wait.parse().expect("whole seconds");
+    // 2^53 - 1 tokens at a thousand a second.
+    assert!(wait <= (1 << 53) / 1_000, "{wait}");
+    stand.gate.usage().flush().await;
+    assert_eq!(stand.sink.events()[0].quantities["tokens"], u64::MAX);
+    stand.clock.advance(std::time::Duration::from_secs(wait));
+    assert_eq!(call().await.status(), 200);
 }

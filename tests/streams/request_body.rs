@@ -62,20 +62,6 @@ async fn send(stand: &Stand, server: &Server, path: &str, framing: &str, pieces:
 async fn a_chunked_body_is_counted_and_its_limit_is_charged_what_was_read() {
     let stand = stand(|builder| builder).await;
     let server = counting(&stand).await;
-    let pieces = [
-        "a\r\nten bytes.\r\n",
-        "6\r\nsixteen"[..].split_at(8).0,
-        "n\r\n0\r\n\r\n",
-    ];
-    let status = send(
-        &stand,
-        &server,
-        "/all",
-        "transfer-encoding: chunked",
-        &pieces,
-    )
-    .await;
-    assert_eq!(status, 400, "a chunk of the wrong length");
     let pieces = ["a\r\nten bytes.\r\n", "7\r\nsix", "teen\r\n0\r\n\r\n"];
     let status = send(
         &stand,
@@ -86,12 +72,9 @@ async fn a_chunked_body_is_counted_and_its_limit_is_charged_what_was_read() {
     )
     .await;
     assert_eq!(status, 200);
-    let events = stand.events(2).await;
-    assert_eq!(events[1].request_bytes, 17);
-    assert_eq!(
-        stand.left().await.bytes,
-        BYTES - events[0].request_bytes - 17
-    );
+    let event = stand.events(1).await.remove(0);
+    assert_eq!(event.request_bytes, 17);
+    assert_eq!(stand.left().await.bytes, BYTES - 17);
 }
 
 #[tokio::test]

@@ -214,6 +214,24 @@ impl Served {
         }
     }
 
+    /// Waits until no call is open and none comes any more.
+    async fn settle(&self) {
+        let n_seen = || self.n_seen.load(Ordering::SeqCst);
+        loop {
+            let before = n_seen();
+            eventually(|| {
+                let counters = self.stand.gate.usage().counters();
+                counters.open == 0 && counters.settled == n_seen()
+            })
+            .await;
+            // The server may not have read all that was sent.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if n_seen() == before {
+                break;
+            }
+        }
+    }
+
     async fn event(&self) -> UsageEvent {
         self.stand.events(1).await.remove(0)
     }
@@ -410,11 +428,9 @@ async fn a_pipelined_request_hides_that_the_client_left_and_both_calls_end_once(
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert_eq!(served.stand.gate.usage().counters().settled, 0);
     served.go_on.notify_one();
-    let usage = served.stand.gate.usage();
-    let n_seen = || served.n_seen.load(Ordering::SeqCst);
-    eventually(|| usage.counters().settled == n_seen()).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    let events = served.stand.events(n_seen()).await;
+    served.settle().await;
+    let n_seen = served.n_seen.load(Ordering::SeqCst);
+    let events = served.stand.events(n_seen).await;
     assert_eq!(events[0].outcome, CallOutcome::Served);
     assert_eq!(events[0].quantities["tokens"], 100);
     assert_eq!(served.stand.left().await.slots, ALL.slots);
@@ -437,8 +453,7 @@ async fn streams_that_are_reset_rapidly_on_one_connection_are_each_charged_once(
             }
         }
     }
-    let counters = || served.stand.gate.usage().counters();
-    eventually(|| counters().open == 0).await;
+    served.settle().await;
     let n_seen = served.n_seen.load(Ordering::SeqCst);
     // Ten slots for a thousand calls: some were refused, which charges nothing.
     let charged = served.stand.limits.n_charged.load(Ordering::SeqCst);

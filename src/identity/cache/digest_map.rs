@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 /// A digest is spread evenly already, but an attacker can search for keys whose digests share some bits. The
 /// secret makes the place in a map unpredictable; SipHash would do the same at three times the cost.
 #[derive(Clone, Debug)]
-pub(super) struct DigestState {
+pub(in crate::identity) struct DigestState {
     secret: [u64; 2],
 }
 
@@ -33,7 +33,7 @@ impl BuildHasher for DigestState {
 }
 
 #[derive(Debug)]
-pub(super) struct DigestHasher {
+pub(in crate::identity) struct DigestHasher {
     hash: u64,
     factor: u64,
 }

@@ -33,7 +33,8 @@ pub(in crate::identity) struct KeyCache {
     pub(in crate::identity) settings: CacheSettings,
 }
 
-type DigestCache<V> = Cache<KeyDigest, V, UnitWeighter, DigestState>;
+/// Values by digest, bounded.
+pub(in crate::identity) type DigestCache<V> = Cache<KeyDigest, V, UnitWeighter, DigestState>;
 
 #[derive(Clone, Copy, Debug)]
 struct Refused {
@@ -338,7 +339,7 @@ impl Fills {
     }
 }
 
-fn digest_cache<V: Clone>(capacity: usize) -> DigestCache<V> {
+pub(in crate::identity) fn digest_cache<V: Clone>(capacity: usize) -> DigestCache<V> {
     Cache::with(
         capacity,
         capacity as u64,

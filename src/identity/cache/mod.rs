@@ -6,6 +6,8 @@ mod keys;
 mod settings;
 mod tenants;
 
+#[cfg(feature = "jwt")]
+pub(super) use self::keys::{DigestCache, digest_cache};
 pub use self::settings::CacheSettings;
 pub(super) use self::{
     entry::{Entry, Resolved},

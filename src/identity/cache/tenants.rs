@@ -9,7 +9,13 @@ use std::{
 };
 
 use super::{CacheSettings, KNOWN_CHANGED};
-use crate::{id::TenantId, tenant::TenantRecord};
+use crate::{
+    id::TenantId,
+    tenant::{TenantRecord, TenantStore},
+};
+
+/// How often a fetch is repeated because a change was announced while it ran.
+const MAX_TRIES: usize = 3;
 
 /// One tenant's record, shared by the entries of all its keys, so that one change reaches them all.
 #[derive(Debug)]
@@ -21,7 +27,7 @@ pub(in crate::identity) struct TenantSlot {
     stamp: AtomicU64,
     state: Mutex<SlotState>,
     /// Held while the record is fetched, so that the keys of one tenant ask for it once.
-    pub(in crate::identity) fetching: tokio::sync::Mutex<()>,
+    fetching: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -46,10 +52,6 @@ impl TenantSlot {
     fn lock(&self) -> MutexGuard<'_, SlotState> {
         // No panic can happen between two writes, so the state is whole all the same.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(in crate::identity) const fn id(&self) -> &TenantId {
-        &self.id
     }
 
     pub(in crate::identity) fn is_due(&self, now: u64) -> bool {
@@ -109,6 +111,56 @@ impl TenantSlot {
             self.due.store(settings.due_after(now), Ordering::Release);
         }
         is_current
+    }
+
+    /// Brings the record up to date without waiting; `false` when a trip is needed.
+    pub(in crate::identity) fn refresh_now(
+        &self,
+        store: &dyn TenantStore,
+        now: u64,
+        settings: &CacheSettings,
+    ) -> bool {
+        if !self.is_due(now) {
+            return true;
+        }
+        let changes = self.changes();
+        let Some(record) = store.find_now(&self.id) else {
+            return false;
+        };
+        self.fetched(record, changes, now, settings);
+        true
+    }
+
+    /// Brings the record up to date; `false` when the store failed and nothing may be served.
+    pub(in crate::identity) async fn refresh(
+        &self,
+        store: &dyn TenantStore,
+        now: u64,
+        settings: &CacheSettings,
+    ) -> bool {
+        if !self.is_due(now) {
+            return true;
+        }
+        let _turn = self.fetching.lock().await;
+        for _ in 0..MAX_TRIES {
+            if !self.is_due(now) {
+                break;
+            }
+            let changes = self.changes();
+            match store.find(&self.id).await {
+                Ok(record) => {
+                    if self.fetched(record, changes, now, settings) {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(error, "the tenant store failed");
+                    return self.outlives_error(now, settings);
+                }
+            }
+        }
+        true
     }
 
     /// After the store failed: whether what is known may be served a while longer.
@@ -241,6 +293,6 @@ mod tests {
             slots.slot(&TenantId::new(format!("t{n}")).unwrap());
         }
         assert!(slots.lock().by_id.len() <= FIRST_SWEEP);
-        assert!(Arc::ptr_eq(&kept, &slots.slot(kept.id())));
+        assert!(Arc::ptr_eq(&kept, &slots.slot(&kept.id)));
     }
 }

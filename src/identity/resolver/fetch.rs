@@ -112,39 +112,12 @@ impl Inner {
                 }
             },
         };
-        if self.refresh(&slot, micros).await {
+        let settings = &self.cache.settings;
+        if slot.refresh(&*self.tenants, micros, settings).await {
             (fill, Some(slot))
         } else {
             (Fill::Failed, None)
         }
-    }
-
-    /// Brings a tenant's record up to date; `false` when its store failed and nothing may be served.
-    async fn refresh(&self, slot: &TenantSlot, now: u64) -> bool {
-        let settings = &self.cache.settings;
-        if !slot.is_due(now) {
-            return true;
-        }
-        let _turn = slot.fetching.lock().await;
-        for _ in 0..MAX_TRIES {
-            if !slot.is_due(now) {
-                break;
-            }
-            let changes = slot.changes();
-            match self.tenants.find(slot.id()).await {
-                Ok(record) => {
-                    if slot.fetched(record, changes, now, settings) {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::warn!(error, "the tenant store failed");
-                    return slot.outlives_error(now, settings);
-                }
-            }
-        }
-        true
     }
 }
 

@@ -2,39 +2,32 @@
 
 use std::sync::{Arc, atomic::AtomicUsize};
 
-use super::counters::Counters;
+use super::{counters::Counters, terms::Terms};
 use crate::{
-    auth::{AuthRefusal, KeyDigest, KeyFormat, KeyHasher, KeyListener, KeyRecord, KeyStore},
+    auth::{AuthRefusal, KeyDigest, KeyFormat, KeyHasher, KeyListener, KeyStore},
     clock::Now,
-    id::{Environment, PlanName, TenantId},
+    id::TenantId,
     identity::{
         Grant, Identity,
-        cache::{Entry, KeyCache, Landed, Resolved, TenantSlots},
+        cache::{Entry, KeyCache, Landed, TenantSlots},
     },
-    plan::PlanCatalog,
-    tenant::{Tenant, TenantListener, TenantRecord, TenantStore},
+    tenant::{TenantListener, TenantStore},
 };
 
 /// Shared by all handles to one authenticator and by the fetches under way.
 pub(super) struct Inner {
     pub(super) cache: Arc<KeyCache>,
-    pub(super) catalog: PlanCatalog,
     pub(super) counters: Counters,
     pub(super) formats: Vec<KeyFormat>,
     pub(super) hasher: KeyHasher,
     pub(super) keys: Arc<dyn KeyStore>,
-    pub(super) only: Option<Environment>,
-    pub(super) sandbox_plan: Option<PlanName>,
     pub(super) slots: TenantSlots,
     pub(super) tenants: Arc<dyn TenantStore>,
+    pub(super) terms: Terms,
     pub(super) waiting: AtomicUsize,
 }
 
 impl Inner {
-    pub(super) fn serves(&self, environment: Environment) -> bool {
-        self.only.is_none_or(|only| only == environment)
-    }
-
     /// Answers for a key that was seen to work and need not be fetched again.
     #[inline]
     pub(super) fn resolve_known(
@@ -85,12 +78,11 @@ impl Inner {
                 }
             }
         };
-        if entry.tenant.is_due(micros) {
-            let changes = entry.tenant.changes();
-            let record = self.tenants.find_now(entry.tenant.id())?;
-            entry
-                .tenant
-                .fetched(record, changes, micros, &self.cache.settings);
+        if !entry
+            .tenant
+            .refresh_now(&*self.tenants, micros, &self.cache.settings)
+        {
+            return None;
         }
         Some(self.judge(&entry, now))
     }
@@ -104,48 +96,12 @@ impl Inner {
         if !record.is_usable_at(now.wall()) {
             return Err(AuthRefusal::Expired);
         }
-        if !self.serves(record.environment) {
+        if !self.terms.serves(record.environment) {
             return Err(AuthRefusal::WrongEnvironment);
         }
-        // Read before the plan: a plan that is newer than its number is resolved once more, an older one not
-        // taken for new.
-        let plans = self.catalog.version();
-        if let Some(resolved) = &*entry.resolved.load()
-            && resolved.plans == plans
-            && resolved.tenant == entry.tenant.stamp()
-        {
-            return resolved.outcome.clone();
-        }
-        let (stamp, tenant) = entry.tenant.read();
-        let outcome = tenant
-            .ok_or(AuthRefusal::TenantUnknown)
-            .and_then(|tenant| self.identity(record, tenant));
-        entry.resolved.store(Some(Arc::new(Resolved {
-            outcome: outcome.clone(),
-            plans,
-            tenant: stamp,
-        })));
-        outcome
-    }
-
-    fn identity(
-        &self,
-        record: &KeyRecord,
-        tenant: Arc<TenantRecord>,
-    ) -> Result<Identity, AuthRefusal> {
-        let sandbox = match record.environment {
-            Environment::Test => self.sandbox_plan.as_ref(),
-            Environment::Live => None,
-        };
-        let name = record.plan.as_ref().or(sandbox).unwrap_or(&tenant.plan);
-        let Some(plan) = self.catalog.find(name) else {
-            tracing::error!(key = %record.id, tenant = %tenant.id, plan = %name, "no such plan in the catalog");
-            return Err(AuthRefusal::PlanUnknown);
-        };
-        Identity::new(Tenant::new(tenant), plan, Grant::from(record)).map_err(|error| {
-            tracing::error!(key = %record.id, tenant = %record.tenant, %error, "the key's own limits do not fit its plan");
-            AuthRefusal::PlanUnknown
-        })
+        let grant = || Grant::from(record);
+        self.terms
+            .resolve(&entry.resolved, &entry.tenant, record.plan.as_ref(), grant)
     }
 }
 

@@ -3,6 +3,7 @@
 mod counters;
 mod fetch;
 mod inner;
+mod terms;
 
 use std::{
     fmt,
@@ -11,6 +12,7 @@ use std::{
 
 use smallvec::SmallVec;
 
+pub(super) use self::terms::Terms;
 use self::{counters::Counters, inner::Inner};
 use super::{
     Attempt, Authenticate, CacheSettings,
@@ -52,13 +54,11 @@ pub struct KeyAuthenticator {
 #[must_use]
 pub struct KeyAuthenticatorBuilder {
     cache: CacheSettings,
-    catalog: PlanCatalog,
     formats: Vec<KeyFormat>,
     hasher: KeyHasher,
     keys: Arc<dyn KeyStore>,
-    only: Option<Environment>,
-    sandbox_plan: Option<PlanName>,
     tenants: Arc<dyn TenantStore>,
+    terms: Terms,
 }
 
 impl KeyAuthenticator {
@@ -70,13 +70,15 @@ impl KeyAuthenticator {
     ) -> KeyAuthenticatorBuilder {
         KeyAuthenticatorBuilder {
             cache: CacheSettings::new(),
-            catalog,
             formats: Vec::new(),
             hasher: KeyHasher::default(),
             keys,
-            only: None,
-            sandbox_plan: None,
             tenants,
+            terms: Terms {
+                catalog,
+                only: None,
+                sandbox_plan: None,
+            },
         }
     }
 
@@ -108,13 +110,13 @@ impl KeyAuthenticatorBuilder {
 
     /// Serves keys of this environment alone; the others are answered 400 `mode_mismatch`. Both unless set.
     pub const fn only(mut self, environment: Environment) -> Self {
-        self.only = Some(environment);
+        self.terms.only = Some(environment);
         self
     }
 
     /// The plan of every test key that has none of its own; the tenant's plan unless set.
     pub fn sandbox_plan(mut self, plan: PlanName) -> Self {
-        self.sandbox_plan = Some(plan);
+        self.terms.sandbox_plan = Some(plan);
         self
     }
 
@@ -125,27 +127,20 @@ impl KeyAuthenticatorBuilder {
     /// [`ConfigError`] when a cache setting is out of its range or the sandbox plan is not in the catalog.
     pub fn build(self) -> Result<KeyAuthenticator, ConfigError> {
         self.cache.check()?;
-        if let Some(plan) = &self.sandbox_plan
-            && self.catalog.find(plan).is_none()
-        {
-            let reason = format!("the catalog has no plan `{plan}`: add it or name another");
-            return Err(ConfigError::new("sandbox_plan", reason));
-        }
+        self.terms.check()?;
         let mut formats = self.formats;
         if formats.is_empty() {
             formats.push(KeyFormat::default());
         }
         let inner = Arc::new(Inner {
             cache: Arc::new(KeyCache::new(self.cache)),
-            catalog: self.catalog,
             counters: Counters::new(),
             formats,
             hasher: self.hasher,
             keys: self.keys,
-            only: self.only,
-            sandbox_plan: self.sandbox_plan,
             slots: TenantSlots::new(),
             tenants: self.tenants,
+            terms: self.terms,
             waiting: AtomicUsize::new(0),
         });
         let of_keys: Weak<Inner> = Arc::downgrade(&inner);
@@ -176,7 +171,7 @@ impl Authenticate for KeyAuthenticator {
         let Some(environment) = inner.formats.iter().find_map(|form| form.check(key).ok()) else {
             return Attempt::NotMine;
         };
-        if environment.is_some_and(|environment| !inner.serves(environment)) {
+        if environment.is_some_and(|environment| !inner.terms.serves(environment)) {
             return Attempt::Done(Err(AuthRefusal::WrongEnvironment));
         }
         // A key digested under an older pepper is under another digest: any of them may be known.
