@@ -116,7 +116,7 @@ impl Steps {
 
     /// From the beginning to the service, or to a trip or a refusal on the way.
     pub(super) fn walk<Q>(&self, request: &mut Request<Q>, arrival: &mut Arrival) -> Next {
-        if let Some(guard) = &arrival.held.guard {
+        if let Some(guard) = arrival.held.guard() {
             guard.find_route(&self.meter.route_of, request);
         }
         let now = arrival.meter.started();
@@ -153,7 +153,7 @@ impl Steps {
                 self.after_ceiling(step, charge, request, arrival)
             }
             Pending::Limits(trip) => {
-                let step = ready!(trip.poll_step(cx, &mut arrival.held.limits));
+                let step = ready!(trip.poll_step(cx, arrival.held.limits()));
                 after_limits(step)
             }
         })
@@ -207,7 +207,7 @@ impl Steps {
     ) -> Next {
         match step {
             Step::NotLimited | Step::Admitted => {
-                arrival.held.ceiling = charge.map(Box::new);
+                *arrival.held.ceiling() = charge.map(Box::new);
                 self.limits(request, arrival)
             }
             Step::Refused(refused) => Next::Refused(Refusal::Limit(refused)),
@@ -228,7 +228,7 @@ impl Steps {
         };
         let settings = &self.limits.settings;
         let set = identity.limits();
-        let ask = || settings.ask(set, request, Some(meter), &mut held.limits);
+        let ask = || settings.ask(set, request, Some(meter), held.limits());
         after_limits(self.in_scope(Some(identity), ask))
     }
 
