@@ -19,9 +19,11 @@ use std::{convert::Infallible, env, error::Error, hint::black_box, process::Comm
 use common::{Guarded, Limits};
 use http::Request;
 use tollgate::{
-    auth::KeyHasher,
+    auth::{Extractor, KeyHasher},
     clock::{Clock, SystemClock},
-    limit::HeaderStyle,
+    head::RequestHead,
+    identity::{Attempt, Authenticate},
+    limit::{Cost, HeaderStyle, LimitCall, LimitStore, MemoryLimits, ScopeValues},
 };
 use tower::{Service, ServiceBuilder, layer::layer_fn};
 
@@ -106,9 +108,33 @@ fn limiter_no_clock(n: u64) {
     warm(n, |_| limits.check_at(0, now));
 }
 
+/// What is left of a call without a request, an answer and an event: digest, cached identity, two rules.
 fn parts(n: u64) {
-    let parts = common::Parts::new();
-    warm(n, |i| parts.call(i));
+    let common::Parts {
+        authenticator,
+        keys,
+        ..
+    } = common::parts();
+    let request = |key: &String| Request::get("/").header("x-api-key", key).body(());
+    let requests: Vec<_> = keys.iter().flat_map(request).collect();
+    let extractor = Extractor::default();
+    let heads = requests.iter().map(RequestHead::from);
+    let credentials: Vec<_> = heads
+        .map(|head| (head, extractor.extract(&head).expect("one key")))
+        .collect();
+    let (clock, limits) = (SystemClock::new(), MemoryLimits::new());
+    let (scopes, cost) = (ScopeValues::default(), Cost::default());
+    warm(n, |i| {
+        let now = clock.now();
+        let (head, credential) = &credentials[i as usize % credentials.len()];
+        let attempt = authenticator.authenticate(credential.as_ref(), head, now);
+        let Attempt::Done(Ok(identity)) = attempt else {
+            panic!("a key that is known: {attempt:?}");
+        };
+        let call = LimitCall::new(identity.limits(), &scopes, &cost, now);
+        let decision = limits.try_decide(&call);
+        assert!(matches!(black_box(&decision), Some(Ok(it)) if it.is_admitted()));
+    });
 }
 
 fn bare(n: u64) {

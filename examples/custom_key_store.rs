@@ -38,22 +38,14 @@ impl KeyStore for Table {
     }
 
     async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, KeyStoreError> {
-        Ok(self
-            .0
-            .read()
-            .await
-            .values()
-            .find(|key| key.id == *id)
-            .cloned())
+        let rows = self.0.read().await;
+        Ok(rows.values().find(|key| key.id == *id).cloned())
     }
 
     async fn list(&self, tenant: &TenantId) -> Result<Vec<Arc<KeyRecord>>, KeyStoreError> {
         let rows = self.0.read().await;
-        let mut keys: Vec<_> = rows
-            .values()
-            .filter(|key| key.tenant == *tenant)
-            .cloned()
-            .collect();
+        let of_tenant = rows.values().filter(|key| key.tenant == *tenant);
+        let mut keys: Vec<_> = of_tenant.cloned().collect();
         keys.sort_by_key(|record| record.created_at);
         Ok(keys)
     }
@@ -102,27 +94,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .plans([free])
         .keys(Table::default())
         .build()?;
-    let issued = gate
-        .keys()
-        .issue(NewKey::for_tenant("acme").plan("free"))
-        .await?;
-    let spare = gate.keys().issue(NewKey::for_tenant("acme")).await?;
+    let acme = NewKey::for_tenant("acme").plan("free");
+    let issued = gate.keys().issue(acme.clone()).await?;
+    let spare = gate.keys().issue(acme).await?;
     gate.keys().revoke(&spare.record.id).await?;
 
-    let app = Router::new()
-        .route(
-            "/v1/hello",
-            get(|tenant: Tenant| async move { format!("hello {}\n", tenant.id()) }),
-        )
-        .layer(gate.layer());
+    let hello = async |tenant: Tenant| format!("hello {}\n", tenant.id());
+    let app = Router::new().route("/v1/hello", get(hello));
+    let app = app.layer(gate.layer());
     let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    println!(
-        "key: {}\nkey revoked: {}",
-        issued.key.expose(),
-        spare.key.expose()
-    );
+    println!("key: {}", issued.key.expose());
+    println!("key revoked: {}", spare.key.expose());
     let service = app.into_make_service_with_connect_info::<SocketAddr>();
     let stop = async { drop(tokio::signal::ctrl_c().await) };
     axum::serve(listener, service)

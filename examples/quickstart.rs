@@ -44,13 +44,9 @@ async fn hello(tenant: Tenant, meter: Meter) -> String {
 async fn totals(State((gate, totals)): State<(Tollgate, Totals)>) -> Json<serde_json::Value> {
     gate.usage().flush().await;
     let counters = gate.usage().counters();
-    let by_status = totals
-        .0
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
+    let by_status = totals.0.lock().unwrap_or_else(PoisonError::into_inner);
     Json(serde_json::json!({
-        "events": by_status,
+        "events": *by_status,
         "unidentified": counters.unidentified_total(),
         "open": counters.open,
         "dropped": counters.dropped(),

@@ -95,9 +95,10 @@ pub(crate) struct Fields<'a> {
     pub(crate) accept: Option<&'a HeaderValue>,
     pub(crate) content_length: Option<&'a HeaderValue>,
     pub(crate) content_type: Option<&'a HeaderValue>,
-    pub(crate) traceparent: Option<&'a HeaderValue>,
     pub(crate) request_id: Option<&'a HeaderValue>,
     n_request_ids: usize,
+    traceparent: Option<&'a HeaderValue>,
+    n_traceparents: usize,
 }
 
 impl<'a> Fields<'a> {
@@ -108,7 +109,10 @@ impl<'a> Fields<'a> {
                 "accept" => &mut fields.accept,
                 "content-length" => &mut fields.content_length,
                 "content-type" => &mut fields.content_type,
-                "traceparent" => &mut fields.traceparent,
+                "traceparent" => {
+                    fields.n_traceparents += 1;
+                    &mut fields.traceparent
+                }
                 "x-request-id" => {
                     fields.n_request_ids += 1;
                     &mut fields.request_id
@@ -118,6 +122,13 @@ impl<'a> Fields<'a> {
             place.get_or_insert(value);
         }
         fields
+    }
+
+    /// The bytes of `traceparent`, if it was sent once.
+    pub(crate) fn only_traceparent(&self) -> Option<&'a [u8]> {
+        self.traceparent
+            .filter(|_| self.n_traceparents == 1)
+            .map(HeaderValue::as_bytes)
     }
 
     /// The request's id as it was sent, if it was sent once.

@@ -62,6 +62,7 @@
 //! - `reqwest`: an HTTP client; with `jwt`, a provider's keys from their address.
 //! - `conformance`: test suites for your own implementations of this crate's traits.
 //! - `grpc`: errors in gRPC's form, metering by `grpc-status`, and routes of gRPC methods.
+//! - `toml`: [`Document`]s read from and written as TOML.
 //! - `full`: all of them.
 
 #![forbid(unsafe_code)]
@@ -83,6 +84,7 @@ pub mod clock;
 #[cfg(feature = "conformance")]
 #[cfg_attr(docsrs, doc(cfg(feature = "conformance")))]
 pub mod conformance;
+mod disk;
 pub mod error;
 mod field;
 pub mod gate;
@@ -97,11 +99,14 @@ pub mod head;
 pub mod id;
 pub mod identity;
 pub mod limit;
+mod listeners;
 pub mod meter;
 pub mod plan;
 pub mod request_id;
 pub mod route;
+mod series;
 pub mod sink;
+pub mod span;
 pub mod tenant;
 
 /// The readme's server, compiled like every other example.
@@ -110,7 +115,7 @@ pub mod tenant;
 struct Readme;
 
 pub use crate::{
-    gate::{Tollgate, TollgateBuilder, TollgateLayer},
+    gate::{Document, Tollgate, TollgateBuilder, TollgateLayer},
     identity::{AuthLayer, Identity, TenantLayer},
     limit::LimitLayer,
     meter::{Meter, MeterLayer},

@@ -55,6 +55,7 @@ fn stand(setup: impl FnOnce(tollgate::TollgateBuilder) -> tollgate::TollgateBuil
         .plans([Plan::new("free").rule(Rate::per_second(1_000_000))])
         .keys(Arc::clone(&keys))
         .usage(sink.clone())
+        .trace(true)
         .clock(Arc::new(clock.clone()));
     let gate = setup(builder).build().expect("a legal gate");
     Stand {

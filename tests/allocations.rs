@@ -12,22 +12,27 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use aws_lc_rs::hmac;
 use axum::{Router, body::Body, routing::get};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{
     HeaderValue, Request, Response,
     header::{ACCEPT, CONTENT_TYPE, HOST},
 };
 use tollgate::{
     Tollgate,
-    auth::{KeyStore, MemoryKeyStore},
-    clock::SystemClock,
-    head::PeerAddress,
-    identity::{AuthLayer, KeyAuthenticator, Keys, NewKey},
+    auth::{Extractor, KeyStore, MemoryKeyStore, jwt::SharedSecret},
+    clock::{Clock as _, SystemClock},
+    head::{PeerAddress, RequestHead},
+    id::{PlanName, TenantId},
+    identity::{
+        Attempt, AuthLayer, Authenticate as _, JwtAuthenticator, KeyAuthenticator, Keys, NewKey,
+    },
     limit::{HeaderStyle, LimitLayer, MemoryLimits, Quota, Rate},
     meter::{MeterLayer, Recorder},
     plan::{Plan, PlanCatalog},
     sink::MemorySink,
-    tenant::{MemoryTenantStore, TenantStore},
+    tenant::{MemoryTenantStore, TenantRecord, TenantStore},
 };
 use tower::{Layer, Service, ServiceBuilder, layer::layer_fn, service_fn};
 
@@ -200,4 +205,40 @@ fn a_gate_adds_little_to_an_axum_request() {
         let gated = allocations_of_axum(router().layer(gate.layer()), &key);
         assert_eq!(gated - empty, n_added, "{gated} of {empty}");
     }
+}
+
+#[test]
+fn a_token_seen_before_is_judged_without_an_allocation() {
+    let secret = [7; 32];
+    let tenants = MemoryTenantStore::from_records([TenantRecord::new(
+        TenantId::new("acme").unwrap(),
+        PlanName::new("free").unwrap(),
+    )]);
+    let tokens = JwtAuthenticator::builder()
+        .issuer_with_secret("idp", SharedSecret::hs256(secret).unwrap())
+        .audience("api")
+        .build(
+            Arc::new(tenants.unwrap()),
+            PlanCatalog::new([Plan::new("free")]).unwrap(),
+        )
+        .unwrap();
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let claims = r#"{"iss":"idp","aud":"api","tenant":"acme","scope":"a b","exp":9999999999}"#;
+    let signed = format!("{}.{}", part(r#"{"alg":"HS256"}"#), part(claims));
+    let tag = hmac::sign(
+        &hmac::Key::new(hmac::HMAC_SHA256, &secret),
+        signed.as_bytes(),
+    );
+    let request = request(&format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag)));
+    let head = RequestHead::from(&request);
+    let clock = SystemClock::new();
+    let extractor = Extractor::default();
+    let judge = || {
+        let credential = extractor.extract(&head).unwrap();
+        let attempt = tokens.authenticate(credential.as_ref(), &head, clock.now());
+        assert!(matches!(attempt, Attempt::Done(Ok(_))));
+    };
+    let count = || allocation_counter::measure(judge).count_total;
+    assert!(count() > 0, "verified, and remembered");
+    assert_eq!(count(), 0);
 }

@@ -8,6 +8,7 @@ mod memory;
 mod numbers;
 mod plan_change;
 mod races;
+mod routes;
 mod settle;
 mod thresholds;
 mod time;

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod auth;
+mod cloud_events;
 mod common;
 mod conformance;
 mod errors;
@@ -13,7 +14,11 @@ mod limit;
 mod limit_layer;
 mod meter;
 mod plan;
+mod preflight;
+mod restart;
+mod series;
 mod sink;
+mod span;
 mod streams;
 mod tenant;
 mod tenant_store;

@@ -2,7 +2,9 @@
 
 mod calls;
 mod connections;
+mod cost;
 mod event;
+mod open_call;
 mod recorder;
 
 use std::{

@@ -185,14 +185,3 @@ fn a_document_that_does_not_work_leaves_the_old_plans_on_sale() {
     assert!(other_handle.find(&name("pro")).is_some());
     assert!(catalog.version() > version);
 }
-
-#[test]
-fn the_document_of_the_readme_is_a_document() {
-    let readme = include_str!("../README.md");
-    let start = readme.find("# plans.toml").expect("the document");
-    let text = readme[start..].split("```").next().expect("its end");
-    let document =
-        PlanDocument::from_deserializer(toml::Deserializer::parse(text).unwrap()).unwrap();
-    let catalog = PlanCatalog::from_document(&document).unwrap();
-    assert_eq!(catalog.snapshot()[0].rules().len(), 3);
-}

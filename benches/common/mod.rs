@@ -13,11 +13,10 @@ use std::{
 use http::{Request, Response};
 use tollgate::{
     Tollgate,
-    auth::{Credential, Extractor, KeyStore, MemoryKeyStore},
+    auth::{KeyStore, MemoryKeyStore},
     clock::{Clock, Now, SystemClock},
-    head::RequestHead,
     id::TenantId,
-    identity::{Attempt, AuthLayer, Authenticate, KeyAuthenticator, Keys, NewKey},
+    identity::{AuthLayer, KeyAuthenticator, Keys, NewKey},
     limit::{
         Cost, HeaderStyle, LimitCall, LimitLayer, LimitSet, LimitStore, MemoryLimits, Owner, Quota,
         Rate, Rule, RuleSet, ScopeValues,
@@ -86,6 +85,11 @@ impl Limits {
 
     /// One check at a time that was read before, as a gate hands it down.
     pub(crate) fn check_at(&self, tenant: usize, now: Now) {
+        assert!(self.admits_at(tenant, now));
+    }
+
+    /// Whether a call at this time passes.
+    pub(crate) fn admits_at(&self, tenant: usize, now: Now) -> bool {
         let Self {
             store,
             sets,
@@ -94,7 +98,7 @@ impl Limits {
             ..
         } = self;
         let decision = store.try_decide(&LimitCall::new(&sets[tenant], scopes, cost, now));
-        assert!(matches!(black_box(&decision), Some(Ok(it)) if it.is_admitted()));
+        matches!(black_box(&decision), Some(Ok(it)) if it.is_admitted())
     }
 }
 
@@ -161,33 +165,47 @@ impl<S: Service<Request<String>, Error = Infallible>> Guarded<S> {
     }
 }
 
-/// Three layers: identify, limit by two rules without header fields that tell of it, meter.
-pub(crate) fn three_layers() -> Guarded<impl Service<Request<String>, Error = Infallible> + Clone> {
-    let clock = SystemClock::shared();
+/// What identifies and meters the calls of [`KEYS`] tenants with two rules each.
+pub(crate) struct Parts {
+    pub(crate) authenticator: KeyAuthenticator,
+    pub(crate) keys: Vec<String>,
+    pub(crate) recorder: Recorder,
+}
+
+pub(crate) fn parts() -> Parts {
     let catalog = PlanCatalog::new([plan()]).expect("a legal plan");
     let keys: Arc<dyn KeyStore> = Arc::new(MemoryKeyStore::new());
     let tenants: Arc<dyn TenantStore> = Arc::new(MemoryTenantStore::new());
     let authenticator =
         KeyAuthenticator::builder(Arc::clone(&keys), Arc::clone(&tenants), catalog.clone());
-    let authenticator = authenticator.build().expect("legal settings");
-    let issuer = Keys::new(keys, tenants, catalog, Arc::clone(&clock));
-    let recorder = Recorder::builder(nowhere()).clock(Arc::clone(&clock));
-    let recorder = recorder.build().expect("a recorder");
+    Parts {
+        authenticator: authenticator.build().expect("legal settings"),
+        keys: issue(&Keys::new(keys, tenants, catalog, SystemClock::shared())),
+        recorder: Recorder::new(nowhere()).expect("a recorder"),
+    }
+}
+
+/// Three layers: identify, limit by two rules without header fields that tell of it, meter.
+pub(crate) fn three_layers() -> Guarded<
+    impl Service<Request<String>, Response = Response<impl Sized>, Error = Infallible> + Clone,
+> {
+    let Parts {
+        authenticator,
+        keys,
+        recorder,
+    } = parts();
     let layers = ServiceBuilder::new()
         .layer(MeterLayer::new(recorder.clone()))
-        .layer(AuthLayer::new(authenticator).clock(Arc::clone(&clock)))
-        .layer(
-            LimitLayer::by_identity(MemoryLimits::new())
-                .headers(HeaderStyle::Off)
-                .clock(clock),
-        );
+        .layer(AuthLayer::new(authenticator))
+        .layer(LimitLayer::by_identity(MemoryLimits::new()).headers(HeaderStyle::Off));
     Guarded {
         service: layers.service(bare()),
-        keys: issue(&issuer),
+        keys,
         recorder,
     }
 }
 
+/// A whole gate: request id, problems, meter, identity, access, ceiling, two rules.
 pub(crate) fn whole_gate(headers: HeaderStyle, extensions: bool) -> Tollgate {
     Tollgate::builder()
         .plans([plan()])
@@ -198,69 +216,18 @@ pub(crate) fn whole_gate(headers: HeaderStyle, extensions: bool) -> Tollgate {
         .expect("a legal gate")
 }
 
-/// A whole gate: request id, problems, meter, identity, access, ceiling, two rules.
+/// A service behind a whole gate.
 pub(crate) fn gate(
     headers: HeaderStyle,
     extensions: bool,
-) -> Guarded<impl Service<Request<String>, Error = Infallible> + Clone> {
+) -> Guarded<
+    impl Service<Request<String>, Response = Response<impl Sized>, Error = Infallible> + Clone,
+> {
     let gate = whole_gate(headers, extensions);
     Guarded {
         service: gate.layer().layer(bare()),
         keys: issue(gate.keys()),
         recorder: gate.usage().clone(),
-    }
-}
-
-/// The parts of a gate called directly, as the figures of a prototype were taken: digest, cached identity, two
-/// rules. What this leaves out is the request and the answer, and the event of the call.
-pub(crate) struct Parts {
-    authenticator: KeyAuthenticator,
-    clock: SystemClock,
-    credentials: Vec<Credential<'static>>,
-    limits: MemoryLimits,
-    request: Request<()>,
-}
-
-impl Parts {
-    pub(crate) fn new() -> Self {
-        let catalog = PlanCatalog::new([plan()]).expect("a legal plan");
-        let keys: Arc<dyn KeyStore> = Arc::new(MemoryKeyStore::new());
-        let tenants: Arc<dyn TenantStore> = Arc::new(MemoryTenantStore::new());
-        let authenticator =
-            KeyAuthenticator::builder(Arc::clone(&keys), Arc::clone(&tenants), catalog.clone());
-        let requests = issue(&Keys::new(keys, tenants, catalog, SystemClock::shared()))
-            .into_iter()
-            .map(|key| Request::get("/").header("x-api-key", key).body(()));
-        let requests: Vec<Request<()>> = requests.map(|it| it.expect("legal")).collect();
-        let credential = |request| {
-            let head = RequestHead::from(request);
-            let credential = Extractor::default().extract(&head).expect("one key");
-            credential.expect("a key")
-        };
-        Self {
-            authenticator: authenticator.build().expect("legal settings"),
-            clock: SystemClock::new(),
-            credentials: requests.leak().iter().map(credential).collect(),
-            limits: MemoryLimits::new(),
-            request: Request::new(()),
-        }
-    }
-
-    /// One call with the i-th key; the clock is read once.
-    pub(crate) fn call(&self, i: u64) {
-        let now = self.clock.now();
-        let credential = &self.credentials[i as usize % self.credentials.len()];
-        let head = RequestHead::from(&self.request);
-        let attempt = self
-            .authenticator
-            .authenticate(Some(credential), &head, now);
-        let Attempt::Done(Ok(identity)) = attempt else {
-            panic!("a key that is known: {attempt:?}");
-        };
-        let (scopes, cost) = (ScopeValues::default(), Cost::default());
-        let call = LimitCall::new(identity.limits(), &scopes, &cost, now);
-        let decision = self.limits.try_decide(&call);
-        assert!(matches!(black_box(&decision), Some(Ok(it)) if it.is_admitted()));
     }
 }
 

@@ -1,4 +1,7 @@
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -35,13 +38,13 @@ use crate::{
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyDocument {
-    pub(super) keys: Vec<KeyEntry>,
+    pub(crate) keys: Vec<KeyEntry>,
 }
 
 /// One key of a document: its digest and the fields of its record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct KeyEntry {
+pub(crate) struct KeyEntry {
     digest: KeyDigest,
     /// Made from the digest when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,6 +129,29 @@ impl KeyDocument {
         Ok(Self { keys })
     }
 
+    /// The keys, in the document's order, no two of one digest or one id.
+    pub(crate) fn into_records(self) -> Result<Vec<(KeyDigest, KeyRecord)>, ConfigError> {
+        let (mut digests, mut ids) = (HashMap::new(), HashMap::new());
+        let numbered = self.keys.into_iter().enumerate();
+        numbered
+            .map(|(place, entry)| {
+                let at = |error: ConfigError| error.under(format_args!("keys[{place}]"));
+                let (digest, record) = entry.into_record().map_err(at)?;
+                let twice = |field: &str, earlier: usize| {
+                    let reason = format!("`keys[{earlier}]` has the same: remove one of them");
+                    at(ConfigError::new(field, reason))
+                };
+                if let Some(earlier) = digests.insert(digest, place) {
+                    return Err(twice("digest", earlier));
+                }
+                if let Some(earlier) = ids.insert(record.id.clone(), place) {
+                    return Err(twice("id", earlier));
+                }
+                Ok((digest, record))
+            })
+            .collect()
+    }
+
     /// How many keys the document holds.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -149,7 +175,7 @@ impl FromIterator<(KeyDigest, KeyRecord)> for KeyDocument {
 }
 
 impl KeyEntry {
-    pub(super) fn into_record(self) -> Result<(KeyDigest, KeyRecord), ConfigError> {
+    fn into_record(self) -> Result<(KeyDigest, KeyRecord), ConfigError> {
         let id = match self.id {
             Some(id) => id,
             None => id_of(&self.digest).map_err(|source| invalid("id", source))?,

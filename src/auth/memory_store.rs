@@ -11,6 +11,7 @@ use crate::{
     clock::Timestamp,
     error::ConfigError,
     id::{KeyId, TenantId},
+    listeners::Listeners,
 };
 
 /// Keys in this process's memory: the default, and enough where keys come from a document.
@@ -22,13 +23,22 @@ pub struct MemoryKeyStore {
     by_digest: papaya::HashMap<KeyDigest, Arc<KeyRecord>>,
     /// Held by each change from its check to its last write; never while listeners are called.
     index: Mutex<Index>,
-    listeners: Mutex<Vec<Weak<dyn KeyListener>>>,
+    listeners: Listeners<dyn KeyListener>,
 }
 
 #[derive(Default)]
 struct Index {
     by_id: HashMap<KeyId, KeyDigest>,
     by_tenant: HashMap<TenantId, Vec<KeyDigest>>,
+}
+
+impl Index {
+    fn forget(&mut self, digest: &KeyDigest, record: &KeyRecord) {
+        self.by_id.remove(&record.id);
+        if let Some(digests) = self.by_tenant.get_mut(&record.tenant) {
+            digests.retain(|known| known != digest);
+        }
+    }
 }
 
 impl MemoryKeyStore {
@@ -38,7 +48,7 @@ impl MemoryKeyStore {
         Self {
             by_digest: papaya::HashMap::new(),
             index: Mutex::default(),
-            listeners: Mutex::default(),
+            listeners: Listeners::default(),
         }
     }
 
@@ -51,18 +61,11 @@ impl MemoryKeyStore {
         let store = Self::new();
         {
             let mut index = store.lock();
-            for (position, entry) in document.keys.into_iter().enumerate() {
-                let at = format!("keys[{position}]");
-                let (digest, record) = entry.into_record().map_err(|error| error.under(&at))?;
-                let twice = |field| {
-                    ConfigError::new(field, "an earlier key has the same: remove one").under(&at)
-                };
-                if store.by_digest.pin().contains_key(&digest) {
-                    return Err(twice("digest"));
-                }
-                store
-                    .add(&mut index, digest, record)
-                    .map_err(|source| twice("id").caused_by(source))?;
+            for (position, (digest, record)) in document.into_records()?.into_iter().enumerate() {
+                store.add(&mut index, digest, record).map_err(|source| {
+                    ConfigError::new(format!("keys[{position}]"), "an earlier key is the same")
+                        .caused_by(source)
+                })?;
             }
         }
         Ok(store)
@@ -134,6 +137,63 @@ impl MemoryKeyStore {
         Ok(record)
     }
 
+    /// Makes of a key what `change` makes of its record, in one step, and tells the listeners; true when it
+    /// became another one. `change` is asked while the store is locked. False also when another key has the new
+    /// record's id.
+    pub(crate) fn change(
+        &self,
+        digest: &KeyDigest,
+        change: impl FnOnce(Option<&KeyRecord>) -> Option<KeyRecord>,
+    ) -> bool {
+        let version = {
+            let mut index = self.lock();
+            let old = self.get(digest);
+            let Some(new) = change(old.as_deref()) else {
+                return false;
+            };
+            if index
+                .by_id
+                .get(&new.id)
+                .is_some_and(|known| known != digest)
+            {
+                return false;
+            }
+            if let Some(old) = &old {
+                index.forget(digest, old);
+            }
+            index.by_id.insert(new.id.clone(), *digest);
+            let of_tenant = index.by_tenant.entry(new.tenant.clone());
+            of_tenant.or_default().push(*digest);
+            let version = new.version;
+            // Replaced in one step: a call that comes meanwhile finds one record or the other.
+            self.by_digest.pin().insert(*digest, Arc::new(new));
+            version
+        };
+        self.tell(digest, version);
+        true
+    }
+
+    /// Takes a key out, and says which version it had.
+    pub(crate) fn remove(&self, digest: &KeyDigest) -> Option<u64> {
+        let version = {
+            let mut index = self.lock();
+            let old = self.get(digest)?;
+            index.forget(digest, &old);
+            self.by_digest.pin().remove(digest);
+            old.version
+        };
+        self.tell(digest, version.saturating_add(1));
+        Some(version)
+    }
+
+    /// All keys as they are.
+    pub(crate) fn records(&self) -> Vec<(KeyDigest, Arc<KeyRecord>)> {
+        let keys = self.by_digest.pin();
+        keys.iter()
+            .map(|(digest, record)| (*digest, Arc::clone(record)))
+            .collect()
+    }
+
     fn current(
         &self,
         index: &Index,
@@ -156,19 +216,9 @@ impl MemoryKeyStore {
         record
     }
 
-    /// Tells all listeners, without a lock: one of them may ask the store.
     fn tell(&self, digest: &KeyDigest, version: u64) {
-        let listeners: Vec<_> = {
-            let mut listeners = self
-                .listeners
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            listeners.retain(|listener| listener.strong_count() > 0);
-            listeners.iter().filter_map(Weak::upgrade).collect()
-        };
-        for listener in listeners {
-            listener.key_changed(digest, version);
-        }
+        self.listeners
+            .tell(|listener| listener.key_changed(digest, version));
     }
 }
 
@@ -252,10 +302,7 @@ impl KeyStore for MemoryKeyStore {
     }
 
     fn subscribe(&self, listener: Weak<dyn KeyListener>) {
-        self.listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(listener);
+        self.listeners.add(listener);
     }
 }
 

@@ -75,6 +75,7 @@ mod record;
 mod refusal;
 mod store;
 
+pub(crate) use self::document::KeyEntry;
 pub use self::{
     challenge::Challenge,
     client_addr::{ClientAddr, PeerAddr, TrustedProxies, network_key},

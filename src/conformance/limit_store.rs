@@ -403,6 +403,10 @@ fn random_rule(shape: &mut Dice, dice: &mut Dice) -> Rule {
         2 => rule.shadow(),
         _ => rule,
     };
+    let rule = match shape.below(6) {
+        0 => rule.route("/a"),
+        _ => rule,
+    };
     match dice.below(2) {
         0 => rule.thresholds([80, 50, 100]),
         _ => rule,

@@ -103,6 +103,9 @@ pub(super) fn count_name(
     rule: &CompiledRule,
     scopes: &ScopeValues,
 ) -> Option<String> {
+    if rule.route().is_some() && rule.route() != scopes.route.as_deref() {
+        return None;
+    }
     let value = match rule.scope() {
         Scope::Tenant => String::new(),
         Scope::Key => format!("{:?}", owner.key),

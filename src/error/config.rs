@@ -84,6 +84,12 @@ impl ConfigError {
         })
     }
 
+    /// Says which file the fault is in.
+    pub(crate) fn in_file(mut self, file: &std::path::Path) -> Self {
+        self.reason = format!("{} (in `{}`)", self.reason, file.display()).into();
+        self
+    }
+
     /// The field's path.
     #[must_use]
     pub fn path(&self) -> &str {

@@ -1,14 +1,26 @@
-use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    num::NonZeroU32,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http::StatusCode;
 
-use super::{Tollgate, TollgateLayer, steps::Steps, tollgate::Shared};
+use super::{
+    Document, Tollgate, TollgateLayer,
+    reload::{Loaded, Managed},
+    restart,
+    steps::Steps,
+    stores::{self, Kept, Stores},
+    tollgate::Shared,
+};
 #[cfg(feature = "jwt")]
 use crate::identity::{JwtAuthenticator, JwtAuthenticatorBuilder};
 use crate::{
     auth::{
         AuthEventSink, Challenge, ClientAddr, Extractor, FailureLimit, KeyFormat, KeyHasher,
-        KeyStore, MemoryKeyStore, PeerAddr,
+        KeyStore, PeerAddr,
     },
     clock::{Clock, SystemClock},
     error::{ConfigError, ProblemLayer, RenderError},
@@ -19,15 +31,17 @@ use crate::{
         PathSet, TenantLayer, Tenants,
     },
     limit::{
-        ByIdentity, CostOf, HeaderStyle, LimitKey, LimitLayer, LimitStore, MemoryLimits, Rule,
-        ThresholdSink,
+        ByIdentity, CostOf, HeaderStyle, LimitKey, LimitLayer, LimitStore, OnDamage,
+        QuotaSnapshotBuilder, Rule, ThresholdSink,
     },
-    meter::{AbortPolicy, MeterLayer, Recorder},
-    plan::{Plan, PlanCatalog, check_scopes},
+    meter::{AbortPolicy, CostRates, MeterLayer, Recorder},
+    plan::{Names, Plan, PlanCatalog, check_scopes, check_units},
     request_id::{RequestIdLayer, TrustInbound},
     route::{MatchedRoute, RouteOf},
+    series::describe_metrics,
     sink::{LogSink, UsageSink},
-    tenant::{MemoryTenantStore, TenantStore},
+    span::SpanLayer,
+    tenant::TenantStore,
 };
 
 /// Sets up a [`Tollgate`]; every setting but the plans has a default, see
@@ -42,6 +56,7 @@ pub struct TollgateBuilder {
     challenge: Option<Challenge>,
     client_addr: Arc<dyn ClientAddr>,
     clock: Arc<dyn Clock>,
+    pub(super) document: Option<Document>,
     environment: Option<Environment>,
     extensions: bool,
     extractor: Extractor,
@@ -51,24 +66,30 @@ pub struct TollgateBuilder {
     hasher: KeyHasher,
     #[cfg(feature = "jwt")]
     jwt: Vec<JwtAuthenticatorBuilder>,
-    keys: Arc<dyn KeyStore>,
-    limit_store: Arc<dyn LimitStore>,
     limits: Vec<Change<LimitLayer<ByIdentity>>>,
+    meter: Vec<Change<GateMeter>>,
     plans: Plans,
+    preflight_limit: Vec<Rule>,
     problems: ProblemLayer<dyn RenderError>,
     processes: NonZeroU32,
     public: Vec<String>,
+    pub(super) quantities: Option<Vec<Arc<str>>>,
     request_id: RequestIdLayer<dyn TrustInbound>,
     route_of: Arc<dyn RouteOf>,
     sandbox: Option<String>,
     scopes: Vec<Arc<str>>,
+    pub(super) snapshot: Option<QuotaSnapshotBuilder>,
+    pub(super) snapshot_damage: OnDamage,
+    stores: Stores,
     tenant: Vec<Change<TenantLayer>>,
-    tenants: Arc<dyn TenantStore>,
+    trace: bool,
     usage: Usage,
 }
 
 /// A setting of one layer, applied when the layer is made.
 type Change<L> = Box<dyn FnOnce(L) -> L + Send>;
+
+type GateMeter = MeterLayer<Arc<dyn RouteOf>>;
 
 enum Plans {
     List(Vec<Plan>),
@@ -91,6 +112,7 @@ impl TollgateBuilder {
             challenge: None,
             client_addr: Arc::new(PeerAddr),
             clock: SystemClock::shared(),
+            document: None,
             environment: None,
             extensions: true,
             extractor: Extractor::default(),
@@ -99,20 +121,24 @@ impl TollgateBuilder {
             hasher: KeyHasher::default(),
             #[cfg(feature = "jwt")]
             jwt: Vec::new(),
-            keys: Arc::new(MemoryKeyStore::new()),
-            limit_store: Arc::new(MemoryLimits::new()),
             limits: Vec::new(),
+            meter: Vec::new(),
             plans: Plans::List(Vec::new()),
+            preflight_limit: Vec::new(),
             problems: ProblemLayer::shared(Arc::new(crate::error::ProblemJson::new())),
             processes: NonZeroU32::MIN,
             public: Vec::new(),
+            quantities: None,
             request_id: RequestIdLayer::new()
                 .trust_shared(Arc::new(crate::request_id::TrustNobody)),
             route_of: Arc::new(MatchedRoute),
             sandbox: None,
             scopes: Vec::new(),
+            snapshot: None,
+            snapshot_damage: OnDamage::default(),
+            stores: Stores::in_memory(),
             tenant: Vec::new(),
-            tenants: Arc::new(MemoryTenantStore::new()),
+            trace: false,
             usage: Usage::Sink(Arc::new(LogSink::new())),
         }
     }
@@ -145,19 +171,19 @@ impl TollgateBuilder {
 
     /// Where keys are kept; in memory unless set.
     pub fn keys(mut self, store: impl KeyStore) -> Self {
-        self.keys = Arc::new(store);
+        self.stores.keys = Kept::given(Arc::new(store));
         self
     }
 
     /// Where tenants are kept; in memory unless set.
     pub fn tenants(mut self, store: impl TenantStore) -> Self {
-        self.tenants = Arc::new(store);
+        self.stores.tenants = Kept::given(Arc::new(store));
         self
     }
 
     /// Where limits are counted; in memory unless set.
     pub fn limits(mut self, store: impl LimitStore) -> Self {
-        self.limit_store = Arc::new(store);
+        self.stores.limits = stores::limits(store);
         self
     }
 
@@ -257,10 +283,30 @@ impl TollgateBuilder {
         self.auth(move |layer| layer.forward_headers(on))
     }
 
-    /// Lets a CORS preflight pass without a credential; off unless set. Not needed where a CORS layer outside
-    /// the gate answers it.
+    /// Lets every CORS preflight pass without a credential; off unless set. Not needed where a CORS layer outside
+    /// the gate answers it. It is metered to no tenant and counted under [`ceiling`](Self::ceiling), or under
+    /// [`preflight_limit`](Self::preflight_limit); see [`AuthLayer::pass_preflight`] for what is one.
     pub fn pass_preflight(self, on: bool) -> Self {
         self.auth(move |layer| layer.pass_preflight(on))
+    }
+
+    /// Lets CORS preflights pass on these paths alone, such as `/v1/*`; in place of
+    /// [`pass_preflight`](Self::pass_preflight).
+    pub fn pass_preflight_on<P: AsRef<str>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+        match PathSet::new(paths) {
+            Ok(paths) => self.auth(move |layer| layer.pass_preflight_on(paths)),
+            Err(error) => {
+                self.faults.push(error.renamed("pass_preflight_on"));
+                self
+            }
+        }
+    }
+
+    /// A rule over all CORS preflights that pass, in place of the ceiling; several calls add up. Nobody is known
+    /// who sends one, so count by address: `Rate::per_second(5).scope(Scope::Address)`.
+    pub fn preflight_limit(mut self, rule: impl Into<Rule>) -> Self {
+        self.preflight_limit.push(rule.into());
+        self
     }
 
     /// Paths within the gate that need no key, such as `/health` or `/docs/*`; several calls add up.
@@ -303,6 +349,31 @@ impl TollgateBuilder {
         }
         self.api = Some(name);
         self
+    }
+
+    /// Puts each call into a tracing span by OpenTelemetry's conventions, see [`span`](crate::span); off unless
+    /// set.
+    pub const fn trace(mut self, on: bool) -> Self {
+        self.trace = on;
+        self
+    }
+
+    /// What resources cost you: each usage event then says what its call cost; nothing is priced unless set. See
+    /// [`CostRates`].
+    pub fn cost_rates(self, rates: CostRates) -> Self {
+        self.meter(|layer| layer.cost_rates(rates))
+    }
+
+    /// Whether answers carry `X-Request-Latency`, in whole milliseconds; off unless set. See
+    /// [`MeterLayer::latency_header`].
+    pub fn latency_header(self, on: bool) -> Self {
+        self.meter(move |layer| layer.latency_header(on))
+    }
+
+    /// Whether answers to known callers carry `X-Compute-Cost`, in whole billionths of the currency's unit; off
+    /// unless set, as it tells callers what they cost you. See [`MeterLayer::cost_header`].
+    pub fn cost_header(self, on: bool) -> Self {
+        self.meter(move |layer| layer.cost_header(on))
     }
 
     /// Makes `tenant::current_tenant` answer inside the service; off unless set.
@@ -382,6 +453,11 @@ impl TollgateBuilder {
         self
     }
 
+    fn meter(mut self, change: impl FnOnce(GateMeter) -> GateMeter + Send + 'static) -> Self {
+        self.meter.push(Box::new(change));
+        self
+    }
+
     fn tenant(mut self, change: impl FnOnce(TenantLayer) -> TenantLayer + Send + 'static) -> Self {
         self.tenant.push(Box::new(change));
         self
@@ -408,9 +484,20 @@ impl TollgateBuilder {
         if !self.faults.is_empty() {
             return Err(self.faults.swap_remove(0));
         }
-        let plans = self.plans.catalog()?;
-        plans.know_scopes(&self.scopes)?;
-        check_scopes(&self.ceiling, &self.scopes).map_err(|error| error.under("ceiling"))?;
+        describe_metrics();
+        let plans = self.plans.catalog(self.document.as_ref())?;
+        for (field, rules) in [
+            ("ceiling", &self.ceiling),
+            ("preflight_limit", &self.preflight_limit),
+        ] {
+            check_scopes(rules, &self.scopes)
+                .and_then(|()| check_units(rules, self.quantities.as_deref()))
+                .map_err(|error| error.under(field))?;
+        }
+        plans.know_names(Names {
+            scopes: self.scopes,
+            quantities: self.quantities,
+        })?;
         let recorder = self.usage.recorder(&self.clock)?;
         let challenge = match self.challenge {
             Some(challenge) => challenge,
@@ -422,14 +509,14 @@ impl TollgateBuilder {
         };
 
         let keys = Keys::new(
-            Arc::clone(&self.keys),
-            Arc::clone(&self.tenants),
+            Arc::clone(&self.stores.keys.store),
+            Arc::clone(&self.stores.tenants.store),
             plans.clone(),
             Arc::clone(&self.clock),
         )
         .format(self.formats.first().cloned().unwrap_or_default())
         .hasher(self.hasher.clone());
-        let tenants = Tenants::new(Arc::clone(&self.tenants), plans.clone());
+        let tenants = Tenants::new(Arc::clone(&self.stores.tenants.store), plans.clone());
 
         let sandbox = match self.sandbox {
             Some(name) => Some(sandbox(&name, &plans)?),
@@ -438,23 +525,41 @@ impl TollgateBuilder {
         #[cfg(feature = "jwt")]
         let jwt = {
             let own = (self.cache, self.environment, sandbox.clone());
-            tokens(self.jwt, own, &self.tenants, &plans)?
+            tokens(self.jwt, own, &self.stores.tenants.store, &plans)?
         };
-        let mut known = KeyAuthenticator::builder(self.keys, self.tenants, plans.clone())
-            .cache(self.cache)
-            .hasher(self.hasher);
+        let mut known = KeyAuthenticator::builder(
+            self.stores.keys.store,
+            self.stores.tenants.store,
+            plans.clone(),
+        )
+        .cache(self.cache)
+        .hasher(self.hasher);
         known = self
             .formats
-            .into_iter()
+            .iter()
+            .cloned()
             .fold(known, KeyAuthenticatorBuilder::format);
         if let Some(environment) = self.environment {
             known = known.only(environment);
         }
-        if let Some(plan) = sandbox {
-            known = known.sandbox_plan(plan);
+        if let Some(name) = &sandbox {
+            known = known.sandbox_plan(name.clone());
+        }
+        let managed = Managed {
+            catalog: plans.clone(),
+            formats: self.formats,
+            keys: self.stores.keys.memory,
+            tenants: self.stores.tenants.memory,
+            sandbox,
+            loaded: Mutex::new(Loaded::default()),
+        };
+        if let Some(document) = self.document {
+            managed.apply(document)?;
         }
         let public = PathSet::new(&self.public).map_err(|error| error.renamed("public"))?;
-        let auth = AuthLayer::new(known.build()?)
+        let known = known.build()?;
+        recorder.each_tick(known.watch());
+        let auth = AuthLayer::new(known)
             .clock(Arc::clone(&self.clock))
             .client_addr(Arc::clone(&self.client_addr))
             .extractor(self.extractor)
@@ -465,6 +570,7 @@ impl TollgateBuilder {
         let mut tenant = TenantLayer::new()
             .clock(Arc::clone(&self.clock))
             .challenge(challenge);
+        let span_route = Arc::clone(&self.route_of);
         let mut meter = MeterLayer::new(recorder.clone())
             .abort_policy(self.abort_policy)
             .route_of(Arc::clone(&self.route_of));
@@ -472,19 +578,31 @@ impl TollgateBuilder {
             meter = meter.api(&api);
             tenant = tenant.api(api);
         }
-        let limits = LimitLayer::by_identity(self.limit_store)
+        let snapshot = restart::open_snapshot(
+            self.snapshot,
+            self.snapshot_damage,
+            self.stores.limits.memory.as_ref(),
+            &self.clock,
+        )?;
+        let limits = LimitLayer::by_identity(self.stores.limits.store)
             .clock(self.clock)
             .client_addr(self.client_addr)
             .route_of(self.route_of)
             .processes(self.processes);
         let limits = applied(self.limits, limits);
-        let ceiling = limits
+        let mut ceiling = limits
             .every_call(self.ceiling)
             .map_err(|error| error.under("ceiling"))?;
+        if !self.preflight_limit.is_empty() {
+            ceiling = ceiling
+                .preflights(self.preflight_limit)
+                .map_err(|error| error.under("preflight_limit"))?;
+        }
         let steps = Steps {
             request_id: self.request_id,
             problems: self.problems,
-            meter,
+            meter: applied(self.meter, meter),
+            span: SpanLayer::new().route_of(span_route).on(self.trace),
             auth: applied(self.auth, auth),
             tenant: applied(self.tenant, tenant),
             ceiling: ceiling.headers(HeaderStyle::Off),
@@ -498,6 +616,8 @@ impl TollgateBuilder {
             tenants,
             plans,
             recorder,
+            managed,
+            snapshot,
         };
         Ok(Tollgate {
             shared: Arc::new(shared),
@@ -506,14 +626,24 @@ impl TollgateBuilder {
 }
 
 impl Plans {
-    fn catalog(self) -> Result<PlanCatalog, ConfigError> {
-        match self {
-            Self::Catalog(catalog) => Ok(catalog),
-            Self::List(plans) if plans.is_empty() => {
-                let reason = "a gate needs at least one plan: add `.plans([Plan::new(\"free\")])`";
+    fn catalog(self, document: Option<&Document>) -> Result<PlanCatalog, ConfigError> {
+        let in_document = document.filter(|document| document.has_plans());
+        match (self, in_document) {
+            (Self::List(plans), Some(document)) if plans.is_empty() => {
+                let (plans, ..) = document.clone().into_parts();
+                PlanCatalog::from_document(&plans)
+            }
+            (_, Some(_)) => {
+                let reason = "the document names plans and the code does: leave one of them out";
                 Err(ConfigError::new("plans", reason))
             }
-            Self::List(plans) => PlanCatalog::new(plans),
+            (Self::Catalog(catalog), None) => Ok(catalog),
+            (Self::List(plans), None) if plans.is_empty() => {
+                let reason = "a gate needs at least one plan: add `.plans([Plan::new(\"free\")])`, or a document \
+                              with `plans`";
+                Err(ConfigError::new("plans", reason))
+            }
+            (Self::List(plans), None) => PlanCatalog::new(plans),
         }
     }
 }
@@ -575,8 +705,8 @@ impl fmt::Debug for TollgateBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TollgateBuilder")
             .field("api", &self.api)
-            .field("keys", &self.keys)
-            .field("limits", &self.limit_store)
+            .field("keys", &self.stores.keys)
+            .field("limits", &self.stores.limits)
             .field("public", &self.public)
             .finish_non_exhaustive()
     }

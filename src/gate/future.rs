@@ -24,6 +24,7 @@ use crate::{
     error::{Reading, Replaced, RequestFacts, caught, panicked, passes, replace},
     identity::tell_access,
     request_id,
+    span::CallSpan,
     tenant::{CURRENT, Tenant},
 };
 
@@ -36,6 +37,7 @@ pin_project! {
         #[pin]
         state: State<S, Q, B, S::Future>,
         facts: RequestFacts,
+        span: CallSpan,
         steps: Arc<Steps>,
     }
 }
@@ -67,47 +69,50 @@ impl<S, Q, B> GateFuture<S, Q, B>
 where
     S: Service<Request<Q>>,
 {
-    /// The future of a call that has panicked, until it is [started](Self::start).
     #[inline]
-    pub(super) const fn new(facts: RequestFacts, steps: Arc<Steps>) -> Self {
+    pub(super) const fn new(
+        state: State<S, Q, B, S::Future>,
+        facts: RequestFacts,
+        span: CallSpan,
+        steps: Arc<Steps>,
+    ) -> Self {
         Self {
-            state: State::Panicked,
+            state,
             facts,
+            span,
             steps,
         }
     }
 }
 
-impl<S, Q, B> GateFuture<S, Q, B>
+/// Takes the steps before the service and calls it, or waits, or answers in its place. `ready` takes the service
+/// that was polled ready out of its place, for a call that waits.
+#[inline]
+pub(super) fn start<S, Q, B>(
+    steps: &Steps,
+    mut request: Request<Q>,
+    arrival: &mut Arrival,
+    inner: &mut S,
+    ready: impl FnOnce(&mut S) -> S,
+) -> State<S, Q, B, S::Future>
 where
     S: Service<Request<Q>, Response = Response<B>>,
     B: Body<Data = Bytes>,
 {
-    /// Takes the steps before the service and calls it, or waits, or answers in its place. `ready` takes the
-    /// service that was polled ready out of its place, for a call that waits.
-    #[inline]
-    pub(super) fn start(
-        &mut self,
-        mut request: Request<Q>,
-        arrival: &mut Arrival,
-        inner: &mut S,
-        ready: impl FnOnce(&mut S) -> S,
-    ) {
-        self.state = match self.steps.walk(&mut request, arrival) {
-            Next::Service => serve(&self.steps, request, arrival, inner),
-            Next::Trip(pending) => {
-                let mut arrival = arrival.take();
-                arrival.held.leave();
-                let waiting = Some(Box::new(Waiting {
-                    arrival,
-                    inner: ready(inner),
-                    pending,
-                    request,
-                }));
-                State::Waiting { waiting }
-            }
-            Next::Refused(refusal) => refuse(refusal, &request, arrival),
-        };
+    match steps.walk(&mut request, arrival) {
+        Next::Service => serve(steps, request, arrival, inner),
+        Next::Trip(pending) => {
+            let mut arrival = arrival.take();
+            arrival.held.leave();
+            let waiting = Some(Box::new(Waiting {
+                arrival,
+                inner: ready(inner),
+                pending,
+                request,
+            }));
+            State::Waiting { waiting }
+        }
+        Next::Refused(refusal) => refuse(refusal, &request, arrival),
     }
 }
 
@@ -280,6 +285,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let render = this.steps.problems.hook();
+        let entered = this.span.enter();
         let mut response = loop {
             if let StateProjection::Reading { reading } = this.state.as_mut().project() {
                 let reading = reading.as_mut();
@@ -292,7 +298,13 @@ where
                 polled
             });
             let response = match polled.flatten() {
-                Some(polled) => ready!(polled)?,
+                Some(polled) => match ready!(polled) {
+                    Ok(response) => response,
+                    Err(error) => {
+                        this.span.failed();
+                        return Poll::Ready(Err(error));
+                    }
+                },
                 None => panicked(&this.facts.method).map(GateBody::instead),
             };
             if passes(&response, this.facts) {
@@ -309,6 +321,9 @@ where
         if let Some(id) = this.facts.take_id() {
             request_id::tell(id, response.headers_mut());
         }
+        drop(entered);
+        let span = this.span.answered(&response);
+        response.body_mut().within(span);
         Poll::Ready(Ok(response))
     }
 }

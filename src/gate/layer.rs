@@ -10,8 +10,12 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{GateBody, GateFuture, steps::Steps};
-use crate::error::caught;
+use super::{
+    GateBody, GateFuture,
+    future::{State, start},
+    steps::Steps,
+};
+use crate::{error::caught, span::CallSpan};
 
 /// The layers of a [`Tollgate`](super::Tollgate).
 #[derive(Clone, Debug)]
@@ -69,8 +73,11 @@ where
     fn call(&mut self, mut request: Request<Q>) -> Self::Future {
         let Self { inner, steps } = self;
         let (facts, mut arrival) = steps.arrive(&mut request);
-        let mut future = GateFuture::new(facts, Arc::clone(steps));
-        // A panic leaves the future as it is, and what the call holds here.
+        // The hook for the route may panic here too; it is asked once more within the call, which tells of it.
+        let span = caught(|| steps.span.begin(&request)).unwrap_or(CallSpan::NONE);
+        let entered = span.enter();
+        let mut state = State::Panicked;
+        // A panic leaves the state as it is, and what the call holds here.
         let _ = caught(|| {
             // The instance that was polled ready must be the one that is called; a fresh clone takes its place. A
             // call that need not wait needs no clone.
@@ -78,8 +85,9 @@ where
                 let clone = inner.clone();
                 mem::replace(inner, clone)
             };
-            future.start(request, &mut arrival, inner, ready);
+            state = start(steps, request, &mut arrival, inner, ready);
         });
-        future
+        drop(entered);
+        GateFuture::new(state, facts, span, Arc::clone(steps))
     }
 }

@@ -44,18 +44,27 @@
 
 mod body;
 mod builder;
+mod document;
 mod future;
 mod health;
 mod held;
 mod layer;
+mod merge;
+mod reload;
+mod restart;
 mod steps;
+mod stores;
 mod tollgate;
+
+pub use crate::series::describe_metrics;
 
 pub use self::{
     body::GateBody,
     builder::TollgateBuilder,
+    document::Document,
     future::GateFuture,
     health::Health,
     layer::{GateService, TollgateLayer},
+    reload::{Changes, ReloadReport},
     tollgate::{Tollgate, WarmUpError},
 };

@@ -20,6 +20,7 @@ use crate::{
     meter::{Meter, MeterLayer},
     request_id::{RequestIdLayer, TrustInbound},
     route::RouteOf,
+    span::SpanLayer,
     tenant::CURRENT,
 };
 
@@ -27,6 +28,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Steps {
     pub(super) request_id: RequestIdLayer<dyn TrustInbound>,
+    pub(super) span: SpanLayer<Arc<dyn RouteOf>>,
     pub(super) problems: ProblemLayer<dyn RenderError>,
     pub(super) meter: MeterLayer<Arc<dyn RouteOf>>,
     pub(super) auth: AuthLayer,

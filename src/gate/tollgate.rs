@@ -1,8 +1,10 @@
 use std::{sync::Arc, time::Duration};
 
-use super::{Health, TollgateBuilder, TollgateLayer};
+use super::{Document, Health, ReloadReport, TollgateBuilder, TollgateLayer, reload::Managed};
 use crate::{
+    error::ConfigError,
     identity::{Keys, Tenants},
+    limit::QuotaSnapshot,
     meter::{FlushReport, Recorder},
     plan::PlanCatalog,
 };
@@ -22,6 +24,8 @@ pub(super) struct Shared {
     pub(super) tenants: Tenants,
     pub(super) plans: PlanCatalog,
     pub(super) recorder: Recorder,
+    pub(super) managed: Managed,
+    pub(super) snapshot: Option<QuotaSnapshot>,
 }
 
 impl Tollgate {
@@ -51,6 +55,42 @@ impl Tollgate {
     #[must_use]
     pub fn plans(&self) -> &PlanCatalog {
         &self.shared.plans
+    }
+
+    /// Makes a changed document the gate's while traffic flows; effective on the next call.
+    ///
+    /// - Plans are replaced as a whole. Quotas keep what was used, buckets are rescaled in proportion.
+    /// - A tenant or key that is new is added. Where a line has changed, the fields that changed are taken over;
+    ///   what was changed at run time in other fields stays. A revoked key stays revoked.
+    /// - A tenant whose line is gone is closed, and a key whose line is gone no longer works. Tenants and keys that
+    ///   no document has named, as they were made at run time, stay as they are.
+    ///
+    /// Reads no file and waits for nothing. Only what the gate keeps in memory can be reloaded: with stores of your
+    /// own the document has plans alone.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the field by its path; then nothing has changed. Beside what
+    /// [`TollgateBuilder::document`] refuses, a plan must not go that a tenant, a key or the sandbox is put on at
+    /// run time.
+    pub fn reload(&self, document: Document) -> Result<ReloadReport, ConfigError> {
+        self.shared.managed.apply(document)
+    }
+
+    /// What the gate keeps in memory, as a document: tenants and keys, those made at run time included, and the
+    /// plans where they came from a document. [`Document::save`] it, and give it to the next start; keys stand in
+    /// it by their digests.
+    ///
+    /// Looks at every key: not for the request path.
+    #[must_use]
+    pub fn document(&self) -> Document {
+        self.shared.managed.document()
+    }
+
+    /// The file that quotas are kept in, where [`TollgateBuilder::quota_snapshot`] named one.
+    #[must_use]
+    pub fn quota_snapshot(&self) -> Option<&QuotaSnapshot> {
+        self.shared.snapshot.as_ref()
     }
 
     /// The recorder of usage: its counters, and a way to wait until everything so far is written.
@@ -85,13 +125,33 @@ impl Tollgate {
     }
 
     /// Waits until open calls have ended and their usage is written, at most `deadline`; says what became of
-    /// it. Call it after the server has stopped accepting.
+    /// it. Then writes the snapshot of quotas a last time, where there is one, which may take as long again, and
+    /// gives its lock back. Call it after the server has stopped accepting.
     ///
     /// # Cancel safety
     ///
     /// A dropped future leaves the gate metering; call it again.
     pub async fn shutdown(&self, deadline: Duration) -> FlushReport {
-        self.shared.recorder.shutdown(deadline).await
+        let report = self.shared.recorder.shutdown(deadline).await;
+        if let Some(snapshot) = &self.shared.snapshot {
+            close(snapshot.clone(), deadline.max(SHORTEST_CLOSE)).await;
+        }
+        report
+    }
+}
+
+/// Even who waits for nothing else waits for the quotas.
+const SHORTEST_CLOSE: Duration = Duration::from_secs(1);
+
+/// The disk is waited for on a thread of its own, and not for ever. Failures are told where they happen.
+async fn close(snapshot: QuotaSnapshot, limit: Duration) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        let _ = snapshot.close();
+        return;
+    };
+    let closing = runtime.spawn_blocking(move || snapshot.close());
+    if tokio::time::timeout(limit, closing).await.is_err() {
+        tracing::error!(target: "tollgate::limit", ?limit, "the last snapshot of quotas takes too long");
     }
 }
 

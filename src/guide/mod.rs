@@ -11,6 +11,8 @@
     doc = "- [`tokens`]: access tokens of an identity provider: what is checked, and what happens when it fails."
 )]
 //! - [`streaming`]: streams, clients that leave, connections that leave HTTP, and bodies that are counted.
+//! - [`metrics`]: every metric with its labels, and what to watch.
+//! - [`restart`]: what survives a restart and a kill, one document for keys, tenants and plans, the snapshot of quotas.
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
@@ -34,5 +36,12 @@ pub mod layer_order {}
 #[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]
 #[doc = include_str!("tokens.md")]
 pub mod tokens {}
+
 #[doc = include_str!("streaming.md")]
 pub mod streaming {}
+
+#[doc = include_str!("metrics.md")]
+pub mod metrics {}
+
+#[doc = include_str!("restart.md")]
+pub mod restart {}

@@ -4,7 +4,9 @@ use ipnet::IpNet;
 
 use super::{Grant, Identity, guard::parse_network};
 use crate::{
-    auth::{ApiKey, KeyFormat, KeyHasher, KeyRecord, KeyStore, KeyStoreError, RandomError},
+    auth::{
+        ApiKey, KeyDigest, KeyFormat, KeyHasher, KeyRecord, KeyStore, KeyStoreError, RandomError,
+    },
     clock::{Clock, Timestamp},
     error::ConfigError,
     id::{Environment, KeyId, PlanName, TenantId},
@@ -299,6 +301,13 @@ impl Keys {
         let now = self.clock.now().wall();
         let revoked = self.keys.revoke(id, now).await;
         revoked.map_err(|error| about(id, error))
+    }
+
+    /// The digest of a key as the stores of this gate know it: what a document names the key by, see
+    /// [`gate::Document`](crate::gate::Document). Never store the key itself.
+    #[must_use]
+    pub fn digest(&self, key: &str) -> KeyDigest {
+        self.hasher.digest(key)
     }
 
     /// All keys of a tenant, revoked ones included, oldest first.

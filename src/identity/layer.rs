@@ -17,7 +17,7 @@ use tower_layer::Layer;
 
 use super::{
     Attempt, Auth, Authenticate, Identity, IdentityLookup, PathSet, PublicPath, own_headers,
-    public_path::is_preflight,
+    preflight::Preflights, span::tell_span, twice::Twice,
 };
 use crate::{
     auth::{
@@ -46,8 +46,8 @@ use crate::{
 ///    [`Identity`] goes into the request's extensions and to the
 ///    [`Meter`] where there is one.
 ///
-/// The fields `tenant`, `plan` and `key_id` are recorded on the current tracing span, where the span declares
-/// them.
+/// The fields `tenant`, `plan` and `key_id`, alone or behind `tollgate.`, are recorded on the current tracing span,
+/// where the span declares them.
 ///
 /// # Deployment
 ///
@@ -76,9 +76,10 @@ pub(crate) struct Settings {
     inserted: bool,
     keep_credential: bool,
     optional: bool,
-    preflight: bool,
+    preflights: Preflights,
     public: PathSet,
     told_of_no_address: Arc<AtomicBool>,
+    twice: Arc<Twice>,
 }
 
 impl AuthLayer {
@@ -99,9 +100,10 @@ impl AuthLayer {
                 inserted: false,
                 keep_credential: false,
                 optional: false,
-                preflight: false,
+                preflights: Preflights::None,
                 public: PathSet::default(),
                 told_of_no_address: Arc::default(),
+                twice: Arc::default(),
             }),
         }
     }
@@ -171,11 +173,25 @@ impl AuthLayer {
         self.with(|settings| settings.optional = on)
     }
 
-    /// Whether a CORS preflight (OPTIONS with `Origin` and `Access-Control-Request-Method`) passes without a
-    /// credential, which browsers never send with one; off unless set. Not needed where a CORS layer outside
-    /// of this one answers it.
+    /// Whether a CORS preflight passes without a credential, which browsers never send with one; off unless set.
+    /// Not needed where a CORS layer outside of this one answers it.
+    ///
+    /// A preflight is OPTIONS with one `Origin` and one `Access-Control-Request-Method`, both well formed; any
+    /// other OPTIONS needs a credential. It is nobody's call: a credential or an [`Identity`] that comes with it
+    /// is left aside. Whoever calls can send one, so count it: see
+    /// [`LimitLayer::preflights`](crate::LimitLayer::preflights).
     pub fn pass_preflight(self, on: bool) -> Self {
-        self.with(|settings| settings.preflight = on)
+        let which = if on {
+            Preflights::All
+        } else {
+            Preflights::None
+        };
+        self.with(|settings| settings.preflights = which)
+    }
+
+    /// Lets preflights pass on these paths alone; in place of [`pass_preflight`](Self::pass_preflight).
+    pub fn pass_preflight_on(self, paths: PathSet) -> Self {
+        self.with(|settings| settings.preflights = Preflights::On(paths))
     }
 
     /// Paths that pass without a credential. A credential that is sent there is neither judged nor removed, as
@@ -225,7 +241,7 @@ impl Settings {
         if self.public.contains(head.uri().path()) {
             return Verdict::Public(PublicPath::Path);
         }
-        if self.preflight && is_preflight(head) {
+        if self.preflights.let_pass(head) {
             return Verdict::Public(PublicPath::Preflight);
         }
         if self.inserted
@@ -267,7 +283,10 @@ impl Settings {
             Some(Attempt::NotMine) | None if self.optional => {
                 return Verdict::Public(PublicPath::Anonymous);
             }
-            Some(Attempt::NotMine) | None => Err(AuthRefusal::Missing),
+            Some(Attempt::NotMine) | None => {
+                self.twice.look_at(head);
+                Err(AuthRefusal::Missing)
+            }
         };
         if result.is_err() {
             caller.shown = credential.map(|credential| ShownKey::of(credential.value));
@@ -335,6 +354,10 @@ impl Settings {
     pub(crate) fn admit_public<B>(&self, request: &mut Request<B>, mark: PublicPath) {
         self.veil(request);
         own_headers::strip(request.headers_mut());
+        if mark == PublicPath::Preflight {
+            // Nobody's, whoever an outer layer takes the connection for: no tenant is to pay for it.
+            request.extensions_mut().remove::<Identity>();
+        }
         request.extensions_mut().insert(mark);
     }
 
@@ -356,14 +379,7 @@ impl Settings {
         if let Some(meter) = meter {
             meter.identify(identity);
         }
-        let span = tracing::Span::current();
-        if !span.is_none() {
-            span.record("tenant", identity.tenant().id().as_str());
-            span.record("plan", identity.plan().name().as_str());
-            if let Some(key) = identity.key() {
-                span.record("key_id", key.as_str());
-            }
-        }
+        tell_span(identity);
     }
 
     /// Removes the credential, or at least keeps it out of everybody's `Debug`.

@@ -75,10 +75,13 @@ mod jwt;
 mod keys;
 mod layer;
 mod own_headers;
+mod preflight;
 mod public_path;
 mod resolver;
 mod service;
+mod span;
 mod tenants;
+mod twice;
 
 #[cfg(feature = "axum")]
 pub use self::extract::MissingIdentity;

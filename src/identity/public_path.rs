@@ -1,11 +1,6 @@
 //! Paths and requests that pass without a credential.
 
-use http::{
-    HeaderMap, Method,
-    header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN},
-};
-
-use crate::{error::ConfigError, head::RequestHead};
+use crate::error::ConfigError;
 
 /// Marks a request that passes without an identity on purpose; inserted into the request's extensions.
 ///
@@ -99,22 +94,9 @@ fn hides_a_separator(segment: &str) -> bool {
     })
 }
 
-/// Whether a browser asks for permission before the real request (Fetch standard, CORS-preflight request):
-/// OPTIONS with an origin and the method that is to follow.
-pub(super) fn is_preflight(head: &RequestHead<'_>) -> bool {
-    let one = |headers: &HeaderMap, name| {
-        let mut values = headers.get_all(name).iter();
-        values.next().is_some_and(|value| !value.is_empty()) && values.next().is_none()
-    };
-    *head.method() == Method::OPTIONS
-        && one(head.headers(), ORIGIN)
-        && one(head.headers(), ACCESS_CONTROL_REQUEST_METHOD)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::Request;
 
     #[test]
     fn covers_what_is_below_a_prefix_and_nothing_beside_it() {
@@ -160,24 +142,5 @@ mod tests {
             let error = PathSet::new(["/ok", pattern]).unwrap_err();
             assert_eq!(error.path(), "public_paths[1]", "{pattern}");
         }
-    }
-
-    #[test]
-    fn only_a_complete_preflight_counts_as_one() {
-        let request = |method: &str, headers: &[(&str, &str)]| {
-            let mut builder = Request::builder().method(method);
-            for (name, value) in headers {
-                builder = builder.header(*name, *value);
-            }
-            is_preflight(&RequestHead::from(&builder.body(()).unwrap()))
-        };
-        let origin = ("origin", "https://example.com");
-        let asked = ("access-control-request-method", "POST");
-        assert!(request("OPTIONS", &[origin, asked]));
-        assert!(!request("OPTIONS", &[origin]));
-        assert!(!request("OPTIONS", &[asked]));
-        assert!(!request("GET", &[origin, asked]));
-        assert!(!request("OPTIONS", &[origin, origin, asked]));
-        assert!(!request("OPTIONS", &[("origin", ""), asked]));
     }
 }

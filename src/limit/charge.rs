@@ -168,6 +168,9 @@ impl Charge {
             match rule.unit() {
                 Unit::Custom(name) => {
                     let named = meter.billed_quantity(name);
+                    if named.is_none() {
+                        self.settings.told.not_named(name, meter);
+                    }
                     let used = if self.cost.is_reserved(name) {
                         named.unwrap_or(0)
                     } else if let Some(named) = named {

@@ -6,6 +6,7 @@ use super::{
     concurrency::ConcurrencyParameters,
     quota::QuotaParameters,
     rule::{Action, Algorithm, Period, Rule, Scope, Unit},
+    set::ScopeValues,
     sliding_window::{LogParameters, WindowParameters},
     token_bucket::BucketParameters,
 };
@@ -92,6 +93,27 @@ impl CompiledRule {
         &self.rule.scope
     }
 
+    /// The route template whose calls alone the rule counts; every route when `None`.
+    #[must_use]
+    pub fn route(&self) -> Option<&str> {
+        self.rule.route.as_deref()
+    }
+
+    /// Whether the rule applies to a call of these scopes: it is for every route or for this one, and its custom
+    /// scope, if it has one, has a value. A store leaves a rule that does not apply out of its decision.
+    #[must_use]
+    pub fn applies_to(&self, scopes: &ScopeValues) -> bool {
+        let of_route = match &self.rule.route {
+            None => true,
+            route => *route == scopes.route,
+        };
+        of_route
+            && match &self.rule.scope {
+                Scope::Custom(name) => scopes.custom.iter().any(|(known, _)| known == name),
+                _ => true,
+            }
+    }
+
     /// What the rule counts.
     #[must_use]
     pub const fn unit(&self) -> &Unit {
@@ -147,7 +169,7 @@ impl CompiledRule {
 
     /// Whether the count of the rule is known from its owner alone, whatever the call.
     pub(super) const fn is_fixed_by_owner(&self) -> bool {
-        matches!(self.rule.scope, Scope::Tenant | Scope::Key)
+        matches!(self.rule.scope, Scope::Tenant | Scope::Key) && self.rule.route.is_none()
     }
 
     /// Whether the rule has a count and its owner alone tells which.
@@ -191,6 +213,9 @@ pub(super) fn compile(rules: &[Rule]) -> Result<Box<[CompiledRule]>, ConfigError
 
 fn compile_one(rule: &Rule) -> Result<CompiledRule, ConfigError> {
     check_text("name", &rule.name)?;
+    if let Some(route) = &rule.route {
+        check_route(route)?;
+    }
     if let Scope::Custom(name) = &rule.scope {
         check_text("scope", name)?;
     }
@@ -335,6 +360,18 @@ fn check_unique(rule: &Rule, earlier: &[Rule]) -> Result<(), ConfigError> {
         ));
     }
     Ok(())
+}
+
+/// A template such as `/v1/chat/{id}`: what stands in no path would apply to no call.
+fn check_route(route: &str) -> Result<(), ConfigError> {
+    if route.starts_with('/') && !route.contains(['?', '#']) && !route.chars().any(char::is_control)
+    {
+        return Ok(());
+    }
+    let reason = format!(
+        "{route:?} is not a route: write its template without a method, such as `/v1/chat/{{id}}`"
+    );
+    Err(ConfigError::new("route", reason))
 }
 
 /// Names stand inside quotes in header fields (RFC 9651 section 3.3.3), where nothing is escaped.

@@ -23,7 +23,7 @@ struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     limit: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    per: Option<Length>,
+    per: Option<Per>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     burst: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,11 +33,13 @@ struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     edge: Option<EdgeText>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    period: Option<Period>,
+    period: Option<PeriodText>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     time_zone: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lease: Option<Length>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    route: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "is_default")]
     scope: Scope,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -76,6 +78,17 @@ impl Kind {
             Self::Unlimited => "unlimited",
         }
     }
+
+    /// What another kind calls by the field, this one calls by another name.
+    fn instead_of(self, field: &str) -> &'static str {
+        let is_length = matches!(field, "per" | "window" | "period");
+        match self {
+            Self::Rate if is_length => ": write `per`, such as `per = \"second\"`",
+            Self::Window if is_length => ": write `window`, such as `window = \"1h\"`",
+            Self::Quota if is_length => ": write `period`, such as `period = \"month\"`",
+            _ => "",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +97,54 @@ enum EdgeText {
     Strict,
     Smooth,
     Exact,
+}
+
+/// A length of time, or the name of a period with what is wrong about it here: a field that the kind does not take
+/// is told before what stands in it.
+#[derive(Debug)]
+struct Per(Result<Length, String>);
+
+impl<'de> Deserialize<'de> for Per {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match (text.parse(), text.parse::<Period>()) {
+            (Ok(length), _) => Ok(Self(Ok(length))),
+            (Err(_), Ok(_)) => Ok(Self(Err(format!(
+                "`per = {text:?}` is no fixed length: write one, such as `30d`, or a rule of kind `quota` with \
+                 `period = {text:?}`"
+            )))),
+            (Err(wrong), Err(_)) => Err(D::Error::custom(wrong)),
+        }
+    }
+}
+
+/// A period, or a length of time with what is wrong about it here.
+#[derive(Debug)]
+struct PeriodText(Result<Period, String>);
+
+impl<'de> Deserialize<'de> for PeriodText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match (text.parse(), text.parse::<Length>()) {
+            (Ok(period), _) => Ok(Self(Ok(period))),
+            (Err(wrong), Ok(_)) => Ok(Self(Err(format!(
+                "{wrong}, or a rule of kind `window` for a length"
+            )))),
+            (Err(wrong), Err(_)) => Err(D::Error::custom(wrong)),
+        }
+    }
+}
+
+impl Serialize for Per {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_ref().ok().serialize(serializer)
+    }
+}
+
+impl Serialize for PeriodText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_ref().ok().serialize(serializer)
+    }
 }
 
 impl<'de> Deserialize<'de> for Rule {
@@ -97,7 +158,9 @@ impl<'de> Deserialize<'de> for Rule {
     ///   `smooth` or `exact` (the log).
     /// - `period` (`quota`, needed): `hour`, `day`, `month` or `billing`; `time_zone`: UTC unless given.
     /// - `lease` (`concurrency`): `1m` unless given.
-    /// - `scope`, `unit`, `action` (`refuse`, `warn`, `overage`), `thresholds` (percentages),
+    /// - `route`: the template of the one route whose calls count, such as `/v1/chat`; every route unless given.
+    /// - `scope` (`tenant`, `key`, `route`, `address` or a name of yours), `unit` (`requests`, `bytes` or a name of
+    ///   yours, such as `tokens`), `action` (`refuse`, `warn`, `overage`), `thresholds` (percentages),
     ///   `on_store_failure` (`local`, `allow`, `deny`) and `shadow` (true or false), for every kind.
     ///
     /// A length is a whole number with `us`, `ms`, `s`, `m`, `h` or `d`, or the name of one unit. A field that
@@ -116,7 +179,8 @@ impl<'de> Deserialize<'de> for Rule {
         let rule = match kind {
             Kind::Rate => {
                 let limit = limit?;
-                let Length(period) = document.per.ok_or_else(|| needed("per"))?;
+                let per = document.per.ok_or_else(|| needed("per"))?;
+                let Length(period) = per.0.map_err(D::Error::custom)?;
                 Rate::per(limit, period)
                     .burst(document.burst.unwrap_or(limit))
                     .into()
@@ -136,6 +200,7 @@ impl<'de> Deserialize<'de> for Rule {
             }
             Kind::Quota => {
                 let period = document.period.ok_or_else(|| needed("period"))?;
+                let period = period.0.map_err(D::Error::custom)?;
                 let quota = Quota::new(limit?, period);
                 match document.time_zone {
                     Some(zone) => quota.time_zone(zone),
@@ -156,6 +221,7 @@ impl<'de> Deserialize<'de> for Rule {
         Ok(Self {
             name: document.name.unwrap_or(rule.name),
             algorithm: rule.algorithm,
+            route: document.route,
             scope: document.scope,
             unit: document.unit,
             action: document.action,
@@ -198,8 +264,9 @@ impl Document {
                 Err("an exact window has no cells: leave out the field `cells`".to_owned())
             }
             Some((field, ..)) => Err(format!(
-                "a rule of kind `{}` does not take the field `{field}`",
-                self.kind.as_str()
+                "a rule of kind `{}` does not take the field `{field}`{}",
+                self.kind.as_str(),
+                self.kind.instead_of(field),
             )),
             None => Ok(()),
         }
@@ -218,6 +285,7 @@ impl Document {
             period: None,
             time_zone: None,
             lease: None,
+            route: rule.route.clone(),
             scope: rule.scope.clone(),
             unit: rule.unit.clone(),
             action: rule.action,
@@ -233,7 +301,7 @@ impl Serialize for Rule {
         let document = match &self.algorithm {
             Algorithm::TokenBucket { n, period, burst } => Document {
                 limit: Some(*n),
-                per: Some(Length(*period)),
+                per: Some(Per(Ok(Length(*period)))),
                 burst: (burst != n).then_some(*burst),
                 ..Document::empty(Kind::Rate, self)
             },
@@ -264,7 +332,7 @@ impl Serialize for Rule {
                 time_zone,
             } => Document {
                 limit: Some(*limit),
-                period: Some(*period),
+                period: Some(PeriodText(Ok(*period))),
                 time_zone: time_zone.clone(),
                 ..Document::empty(Kind::Quota, self)
             },
@@ -296,12 +364,13 @@ mod tests {
         assert_eq!(rate, Rate::per_minute(100).into());
         let rate = json!({
             "kind": "rate", "name": "tokens", "limit": 7, "per": "10s", "burst": 20,
-            "scope": "custom:workspace", "unit": "custom:tokens", "action": "overage",
+            "scope": "workspace", "unit": "tokens", "route": "/v1/chat", "action": "overage",
             "thresholds": [80, 90], "on_store_failure": "deny", "shadow": true,
         });
         let expected = Rate::per(7, Duration::from_secs(10))
             .burst(20)
             .named("tokens")
+            .route("/v1/chat")
             .scope(Scope::Custom("workspace".into()))
             .unit(Unit::custom("tokens"))
             .overage()
@@ -371,7 +440,18 @@ mod tests {
             "week",
         );
         names(json!({"kind": "unlimited", "scope": "adress"}), "adress");
-        names(json!({"kind": "unlimited", "unit": "request"}), "request");
+        names(
+            json!({"kind": "unlimited", "unit": "requets"}),
+            "`requests`",
+        );
+        names(
+            json!({"kind": "quota", "limit": 1, "per": "month"}),
+            "write `period`",
+        );
+        names(
+            json!({"kind": "rate", "limit": 1, "period": "day"}),
+            "write `per`",
+        );
         names(
             json!({"kind": "window", "limit": 1, "window": "1s", "edge": "exact", "cells": 5}),
             "`cells`",

@@ -1,6 +1,7 @@
 //! What happens when the store gives no answer.
 
 use std::{
+    fmt,
     num::NonZeroU32,
     sync::{
         Arc,
@@ -112,10 +113,21 @@ const PROBE_EVERY: Duration = Duration::from_millis(250);
 
 /// Stops asking a store that does not answer: after five failures in a row one call in 250 ms asks, the
 /// others take the fallback at once.
-#[derive(Debug, Default)]
 pub(super) struct Breaker {
     failures: AtomicU32,
     next_probe_micros: AtomicU64,
+    /// Counts the open ones of the process.
+    open: metrics::Gauge,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            failures: AtomicU32::new(0),
+            next_probe_micros: AtomicU64::new(0),
+            open: metrics::gauge!(crate::series::BREAKERS_OPEN),
+        }
+    }
 }
 
 impl Breaker {
@@ -136,7 +148,13 @@ impl Breaker {
 
     pub(super) fn succeeded(&self) {
         if self.failures.load(Ordering::Relaxed) != 0 {
-            self.failures.store(0, Ordering::Relaxed);
+            self.close();
+        }
+    }
+
+    fn close(&self) {
+        if self.failures.swap(0, Ordering::Relaxed) >= FAILURES_UNTIL_OPEN {
+            self.open.decrement(1.0);
         }
     }
 
@@ -150,8 +168,23 @@ impl Breaker {
                 .monotonic_micros()
                 .saturating_add(crate::clock::micros(PROBE_EVERY));
             self.next_probe_micros.store(next, Ordering::Relaxed);
+            self.open.increment(1.0);
             tracing::warn!(target: "tollgate::limit", "the limit store does not answer: its rules' failure policy decides");
         }
+    }
+}
+
+impl fmt::Debug for Breaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Breaker")
+            .field("failures", &self.failures)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Breaker {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

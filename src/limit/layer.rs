@@ -21,6 +21,7 @@ use super::{
     set::RuleSet,
     store::LimitStore,
     subject::{ByIdentity, ByKey, EveryCall, owner_name},
+    text::is_nearly,
 };
 use crate::{
     auth::{ClientAddr, PeerAddr},
@@ -28,6 +29,7 @@ use crate::{
     error::ConfigError,
     head::RequestHead,
     id::TenantId,
+    meter::Meter,
     route::{MatchedRoute, RouteOf},
 };
 
@@ -72,6 +74,7 @@ pub(crate) struct Settings {
 pub(super) struct Told {
     no_address: AtomicBool,
     no_hook: AtomicBool,
+    misspelt: AtomicBool,
 }
 
 impl Told {
@@ -80,6 +83,24 @@ impl Told {
             tracing::warn!(
                 target: "tollgate::limit",
                 "the client's address is not known: all such calls share one count of each rule by address"
+            );
+        }
+    }
+
+    /// A call named quantities, but not `unit`, which a rule counts.
+    pub(super) fn not_named(&self, unit: &str, meter: &Meter) {
+        if self.misspelt.load(Ordering::Relaxed) {
+            return;
+        }
+        let Some(added) = meter.find_quantity(|name| is_nearly(name, unit)) else {
+            return;
+        };
+        if !self.misspelt.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                target: "tollgate::limit",
+                rule_counts = unit,
+                handler_adds = &*added,
+                "a handler adds a quantity that is spelt almost as the one that a rule counts: the rule counts nothing"
             );
         }
     }
@@ -176,9 +197,27 @@ impl LimitLayer {
     /// Names the count, so that two layers on one store do not share it. `every-call` unless set.
     pub fn named(self, name: impl AsRef<str>) -> Self {
         Self {
-            find: EveryCall::new(self.find.rules(), owner_name(name.as_ref())),
+            find: self.find.named(owner_name(name.as_ref())),
             settings: self.settings,
         }
+    }
+
+    /// Counts CORS preflights that [`AuthLayer`](crate::AuthLayer) let pass under these rules, in place of the
+    /// layer's own: who may send one need not be known, so a rule by address suits them. Without this they are
+    /// counted like every call.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the rule and the field, such as `rules[0].burst`.
+    pub fn preflights<R: Into<Rule>>(
+        self,
+        rules: impl IntoIterator<Item = R>,
+    ) -> Result<Self, ConfigError> {
+        let rules = RuleSet::compile(rules)?.of_origin("preflight");
+        Ok(Self {
+            find: self.find.preflights(rules),
+            settings: self.settings,
+        })
     }
 
     /// Counts each value of `key` apart; a call for which it gives `None` is not counted.

@@ -92,6 +92,7 @@ mod rule;
 mod service;
 mod set;
 mod sliding_window;
+mod snapshot;
 mod step;
 mod store;
 mod subject;
@@ -124,6 +125,9 @@ pub use self::{
     service::Limit,
     set::{LimitSet, Owner, RuleSet, ScopeValues},
     sliding_window::{LogParameters, WindowParameters},
+    snapshot::{
+        LoadedFrom, OnDamage, QuotaSnapshot, QuotaSnapshotBuilder, SnapshotError, SnapshotLoad,
+    },
     store::{LimitCall, LimitStore, LimitStoreError, OwnedLimitCall, Settlement},
     subject::{ByIdentity, ByKey, EveryCall, FindSubject, Subject},
     token_bucket::BucketParameters,

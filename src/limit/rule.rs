@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// What a rule counts.
 ///
-/// Written as `requests`, `bytes` or, with a name of the service's own, `custom:tokens`.
+/// Written as `requests`, `bytes` or by a name of the service's own, such as `tokens`. A name that is nearly one of
+/// the first two is refused, as it is most likely misspelt; `custom:` before it says that it is meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Unit {
@@ -30,7 +31,8 @@ impl Unit {
 
 /// For whom a rule counts. Every scope lies within one tenant.
 ///
-/// Written as `tenant`, `key`, `route`, `address` or, with a name of the service's own, `custom:workspace`.
+/// Written as `tenant`, `key`, `route`, `address` or by a name of the service's own, such as `workspace`. A name that
+/// is nearly one of the first four is refused, as it is most likely misspelt; `custom:` before it says that it is meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Scope {
@@ -140,7 +142,9 @@ pub enum Algorithm {
 }
 
 /// A calendar period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+///
+/// Written as `hour`, `day`, `month` or `billing`; `hourly`, `daily` and `monthly` are read too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Period {
@@ -164,6 +168,7 @@ pub enum Period {
 pub struct Rule {
     pub(crate) name: Arc<str>,
     pub(crate) algorithm: Algorithm,
+    pub(crate) route: Option<Arc<str>>,
     pub(crate) scope: Scope,
     pub(crate) unit: Unit,
     pub(crate) action: Action,
@@ -177,6 +182,7 @@ impl Rule {
         Self {
             name: Arc::from(name),
             algorithm,
+            route: None,
             scope: Scope::default(),
             unit: Unit::default(),
             action: Action::default(),
@@ -253,6 +259,9 @@ macro_rules! rule_setters {
 rule_setters! {
     /// Names the rule; needed when a plan has two rules of one kind.
     named(name: impl Into<Arc<str>>) => |rule| { rule.name = name.into(); }
+    /// Applies the rule to calls of this route alone: its template as the service's router writes it, such as
+    /// `/v1/chat/{id}`. Every route unless set. A template that no route has applies to no call.
+    route(template: impl Into<Arc<str>>) => |rule| { rule.route = Some(template.into()); }
     /// For whom the rule counts; the tenant unless set.
     scope(scope: Scope) => |rule| { rule.scope = scope; }
     /// What the rule counts; requests unless set.

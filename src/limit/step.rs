@@ -14,6 +14,7 @@ use tokio::time::Timeout;
 
 use super::{
     charge::{Charge, Ending, NO_SCOPES, RefusedByLimit},
+    compile::CompiledRule,
     cost::Cost,
     decision::{Decision, Outcome},
     headers,
@@ -335,18 +336,14 @@ fn scope_values(settings: &Settings, set: &LimitSet, head: &RequestHead<'_>) -> 
         address: None,
         custom: SmallVec::new(),
     };
+    let asks_route = |rule: &CompiledRule| rule.route().is_some() || *rule.scope() == Scope::Route;
+    if set.rules().iter().any(asks_route) {
+        let route = settings.route_of.0.route_of(head);
+        values.route = route.map(|route| route.to_shared());
+    }
     for rule in set.rules() {
         match &rule.rule().scope {
-            Scope::Tenant | Scope::Key => {}
-            Scope::Route => {
-                if values.route.is_none() {
-                    values.route = settings
-                        .route_of
-                        .0
-                        .route_of(head)
-                        .map(|route| route.to_shared());
-                }
-            }
+            Scope::Tenant | Scope::Key | Scope::Route => {}
             Scope::Address => {
                 if values.address.is_none() {
                     values.address = settings.client_addr.0.client_addr(head);

@@ -118,6 +118,7 @@ pub enum LimitStoreError {
 ///   admit exactly min(N, M).
 /// - Rules of [`Action::Warn`](super::Action::Warn) and [`Action::Overage`](super::Action::Overage) and shadow
 ///   rules never refuse; they are charged above their limit.
+/// - A rule that [does not apply](super::CompiledRule::applies_to) to the call takes no part in its decision.
 /// - A cost of zero changes nothing. A limit of zero refuses everything; a cost above the capacity is refused
 ///   with [`RefusalReason::ExceedsCapacity`](super::RefusalReason::ExceedsCapacity).
 /// - Refusal is data, failure is an error.

@@ -41,23 +41,46 @@ pub trait FindSubject: sealed::Sealed + Clone + fmt::Debug + Send + Sync + 'stat
 
 /// One count for all calls.
 #[derive(Clone, Debug)]
-pub struct EveryCall(Arc<LimitSet>);
+pub struct EveryCall {
+    calls: Arc<LimitSet>,
+    /// The same unless preflights have rules of their own.
+    preflights: Arc<LimitSet>,
+}
 
 impl EveryCall {
     pub(super) fn new(rules: Arc<RuleSet>, name: TenantId) -> Self {
-        Self(Arc::new(LimitSet::new(Owner::tenant(name), rules)))
+        let calls = Arc::new(LimitSet::new(Owner::tenant(name), rules));
+        Self {
+            preflights: Arc::clone(&calls),
+            calls,
+        }
     }
 
     pub(super) fn rules(&self) -> Arc<RuleSet> {
-        Arc::clone(self.0.rule_set())
+        Arc::clone(self.calls.rule_set())
+    }
+
+    pub(super) fn named(&self, name: TenantId) -> Self {
+        let renamed = Self::new(self.rules(), name);
+        if Arc::ptr_eq(&self.calls, &self.preflights) {
+            return renamed;
+        }
+        renamed.preflights(Arc::clone(self.preflights.rule_set()))
+    }
+
+    pub(super) fn preflights(mut self, rules: Arc<RuleSet>) -> Self {
+        let owner = self.calls.owner().clone();
+        self.preflights = Arc::new(LimitSet::new(owner, rules));
+        self
     }
 
     /// The rules of a call that passes publicly, or of one whose caller is known.
     pub(crate) fn set(&self, public: Option<PublicPath>) -> Option<&Arc<LimitSet>> {
         match public {
-            // A health check or a preflight must not be refused because others call too much.
-            Some(PublicPath::Path | PublicPath::Preflight) => None,
-            Some(PublicPath::Anonymous) | None => Some(&self.0),
+            // A health check must not be refused because others call too much.
+            Some(PublicPath::Path) => None,
+            Some(PublicPath::Preflight) => Some(&self.preflights),
+            Some(PublicPath::Anonymous) | None => Some(&self.calls),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::rule::{Rate, Scope, Unit};
+use super::rule::{Period, Rate, Scope, Unit};
 use crate::error::ConfigError;
 
 /// A length of time as people write it: `second`, `10s`, `500ms`.
@@ -93,8 +93,108 @@ impl<'de> Deserialize<'de> for Length {
     }
 }
 
-/// Marks a name of the service's own, so that a misspelt `adress` is an error and not a scope without values.
+/// Marks a name of the service's own that would be taken for another word.
 const CUSTOM: &str = "custom:";
+
+const SCOPES: [(&str, Scope); 4] = [
+    ("tenant", Scope::Tenant),
+    ("key", Scope::Key),
+    ("route", Scope::Route),
+    ("address", Scope::Address),
+];
+
+const QUANTITIES: [(&str, Unit); 4] = [
+    ("requests", Unit::Requests),
+    ("request", Unit::Requests),
+    ("bytes", Unit::Bytes),
+    ("byte", Unit::Bytes),
+];
+
+const PERIODS: [(&str, Period); 8] = [
+    ("hour", Period::Hour),
+    ("day", Period::Day),
+    ("month", Period::Month),
+    ("billing", Period::Billing),
+    ("hourly", Period::Hour),
+    ("daily", Period::Day),
+    ("monthly", Period::Month),
+    ("billing_period", Period::Billing),
+];
+
+/// What a word stands for.
+enum Word<'a, T> {
+    Known(T),
+    /// A name of the service's own.
+    Own(&'a str),
+    /// Nearly a known word: most likely misspelt, and then it would count nothing.
+    Nearly(&'static str),
+}
+
+impl<'a, T: Clone> Word<'a, T> {
+    fn read(text: &'a str, known: &[(&'static str, T)]) -> Self {
+        if let Some((_, value)) = known.iter().find(|(word, _)| *word == text) {
+            return Self::Known(value.clone());
+        }
+        if let Some(name) = text.strip_prefix(CUSTOM) {
+            return Self::Own(name);
+        }
+        match known.iter().find(|(word, _)| is_nearly(text, word)) {
+            Some((word, _)) => Self::Nearly(word),
+            None => Self::Own(text),
+        }
+    }
+
+    fn or_own<E: serde::de::Error>(self, text: &str, own: impl FnOnce(&str) -> T) -> Result<T, E> {
+        match self {
+            Self::Known(value) => Ok(value),
+            Self::Own(name) => Ok(own(name)),
+            Self::Nearly(word) => Err(E::custom(format_args!(
+                "{text:?} is nearly `{word}`: write that, or `{CUSTOM}{text}` if it is a name of your own"
+            ))),
+        }
+    }
+}
+
+/// A name of the service's own as it is written: marked only where it would be read as another word.
+fn serialize_own<T: Clone, S: Serializer>(
+    name: &str,
+    known: &[(&'static str, T)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match Word::read(name, known) {
+        Word::Own(read) if read == name => serializer.serialize_str(name),
+        _ => serializer.collect_str(&format_args!("{CUSTOM}{name}")),
+    }
+}
+
+/// Whether a word is another one but for a slip or two: one in a short word, two in a longer one.
+pub(super) fn is_nearly(text: &str, word: &str) -> bool {
+    let slips = if word.len() > 5 { 2 } else { 1 };
+    text.len().abs_diff(word.len()) <= slips && distance(&text.to_ascii_lowercase(), word) <= slips
+}
+
+/// How many letters must be put in, left out or changed to make one word of the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
+            let next = (diagonal + usize::from(x != y))
+                .min(left + 1)
+                .min(*cell + 1);
+            diagonal = *cell;
+            *cell = next;
+            left = next;
+        }
+    }
+    // The first cell is only ever the left neighbour of the second, so it is not kept.
+    if b.is_empty() {
+        a.len()
+    } else {
+        row.last().copied().unwrap_or(0)
+    }
+}
 
 impl Serialize for Scope {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -103,7 +203,7 @@ impl Serialize for Scope {
             Self::Key => serializer.serialize_str("key"),
             Self::Route => serializer.serialize_str("route"),
             Self::Address => serializer.serialize_str("address"),
-            Self::Custom(name) => serializer.collect_str(&format_args!("{CUSTOM}{name}")),
+            Self::Custom(name) => serialize_own(name, &SCOPES, serializer),
         }
     }
 }
@@ -111,20 +211,7 @@ impl Serialize for Scope {
 impl<'de> Deserialize<'de> for Scope {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Ok(match text.as_str() {
-            "tenant" => Self::Tenant,
-            "key" => Self::Key,
-            "route" => Self::Route,
-            "address" => Self::Address,
-            other => match other.strip_prefix(CUSTOM) {
-                Some(name) => Self::Custom(name.into()),
-                None => {
-                    return Err(D::Error::custom(format_args!(
-                        "unknown scope {other:?}: write `tenant`, `key`, `route`, `address` or `custom:` and a name"
-                    )));
-                }
-            },
-        })
+        Word::read(&text, &SCOPES).or_own(&text, |name| Self::Custom(name.into()))
     }
 }
 
@@ -133,7 +220,7 @@ impl Serialize for Unit {
         match self {
             Self::Requests => serializer.serialize_str("requests"),
             Self::Bytes => serializer.serialize_str("bytes"),
-            Self::Custom(name) => serializer.collect_str(&format_args!("{CUSTOM}{name}")),
+            Self::Custom(name) => serialize_own(name, &QUANTITIES, serializer),
         }
     }
 }
@@ -141,17 +228,31 @@ impl Serialize for Unit {
 impl<'de> Deserialize<'de> for Unit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Ok(match text.as_str() {
-            "requests" => Self::Requests,
-            "bytes" => Self::Bytes,
-            other => match other.strip_prefix(CUSTOM) {
-                Some(name) => Self::custom(name),
-                None => {
-                    return Err(D::Error::custom(format_args!(
-                        "unknown unit {other:?}: write `requests`, `bytes` or `custom:` and a name"
-                    )));
-                }
-            },
+        Word::read(&text, &QUANTITIES).or_own(&text, |name| Self::custom(name))
+    }
+}
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+impl FromStr for Period {
+    type Err = ConfigError;
+
+    /// Reads `hour`, `day`, `month` or `billing`; `hourly`, `daily` and `monthly` too.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the words that are read.
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let known = PERIODS.iter().find(|(word, _)| *word == text);
+        known.map(|(_, period)| *period).ok_or_else(|| {
+            let reason =
+                format!("unknown period {text:?}: write `hour`, `day`, `month` or `billing`");
+            ConfigError::new("", reason)
         })
     }
 }
@@ -209,5 +310,55 @@ mod tests {
             assert!(wrong.parse::<Rate>().is_err(), "{wrong:?}");
         }
         assert!(format!("1/{}d", u64::MAX).parse::<Rate>().is_err());
+    }
+
+    #[test]
+    fn words_are_read_as_people_write_them_and_slips_are_refused() {
+        let unit = |text: &str| serde_json::from_value::<Unit>(text.into());
+        assert_eq!(unit("request").unwrap(), Unit::Requests);
+        assert_eq!(unit("byte").unwrap(), Unit::Bytes);
+        for own in ["tokens", "custom:tokens"] {
+            assert_eq!(unit(own).unwrap(), Unit::custom("tokens"));
+        }
+        for slip in ["reqests", "Requests", "requestss", "byts"] {
+            assert!(
+                unit(slip).unwrap_err().to_string().contains("is nearly"),
+                "{slip}"
+            );
+        }
+        // What is a name for sure is written so that it is read as the same.
+        for name in ["tokens", "requests", "byts", "custom:x", "votes"] {
+            let written = serde_json::to_value(Unit::custom(name)).unwrap();
+            let read: Unit = serde_json::from_value(written).unwrap();
+            assert_eq!(read, Unit::custom(name));
+        }
+        let scope = |text: &str| serde_json::from_value::<Scope>(text.into());
+        assert_eq!(
+            scope("workspace").unwrap(),
+            Scope::Custom("workspace".into())
+        );
+        assert!(scope("tennant").is_err());
+        let period = |text: &str| serde_json::from_value::<Period>(text.into());
+        assert_eq!(period("monthly").unwrap(), Period::Month);
+        assert!(
+            period("weekly")
+                .unwrap_err()
+                .to_string()
+                .contains("`month`")
+        );
+    }
+
+    #[test]
+    fn a_distance_is_the_least_number_of_slips() {
+        for (a, b, n) in [
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("kitten", "sitting", 3),
+            ("token", "tokens", 1),
+            ("a", "a", 0),
+            ("ab", "ba", 2),
+        ] {
+            assert_eq!(distance(a, b), n, "{a} {b}");
+        }
     }
 }

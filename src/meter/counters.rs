@@ -102,6 +102,7 @@ impl Hot {
 
 const STATUSES: usize = 1000;
 pub(super) const CLASSES: usize = 6;
+pub(super) const CLASS_NAMES: [&str; CLASSES] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 const REASONS: usize = ErrorCode::ALL.len() + 1;
 
 /// The counters themselves. The places that count are: opening, settling, the queue, the flush.
@@ -191,7 +192,7 @@ impl Tally {
                 .checked_sub(1)
                 .and_then(|place| ErrorCode::ALL.get(place))
                 .map_or("none", |code| code.as_str());
-            let class = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"][place % CLASSES];
+            let class = CLASS_NAMES[place % CLASSES];
             (reason, class, count.load(Ordering::Relaxed))
         })
     }
@@ -231,7 +232,7 @@ impl fmt::Debug for Tally {
     }
 }
 
-const fn class(status: u16) -> usize {
+pub(super) const fn class(status: u16) -> usize {
     match status {
         100..=599 => (status / 100) as usize,
         _ => 0,

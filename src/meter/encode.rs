@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     abort::Billed,
+    cost::Spent,
     event::{EventId, UsageEvent, printable},
     meter::Call,
 };
@@ -36,6 +37,10 @@ impl Encoder {
         let identity = call.identity()?;
         let ending = call.ending()?;
         let told = call.reported();
+        let request_bytes = call.request_bytes().saturating_sub(told.received);
+        let response_bytes = ending.response_bytes.saturating_sub(told.sent);
+        // Not below: the lock that the quantities take there is held to the end of the event.
+        let cost = Spent::cost(call, request_bytes, response_bytes);
         Some(UsageEvent {
             schema: UsageEvent::SCHEMA,
             id: call.id,
@@ -54,8 +59,8 @@ impl Encoder {
             outcome: ending.outcome,
             refused: ending.refused.map(|code| self.shared(code.as_str())),
             latency_micros: ending.latency_micros,
-            request_bytes: call.request_bytes().saturating_sub(told.received),
-            response_bytes: ending.response_bytes.saturating_sub(told.sent),
+            request_bytes,
+            response_bytes,
             quantities: call.quantities().unreported(call.billed()).collect(),
             waived: call.billed() == Billed::Nothing,
             overage: call.is_overage(),
@@ -63,6 +68,7 @@ impl Encoder {
             request_id: (!call.request_id.is_empty())
                 .then(|| Arc::from(&*printable(&String::from_utf8_lossy(&call.request_id)))),
             trace_id: (call.trace_id != 0).then(|| Arc::from(format!("{:032x}", call.trace_id))),
+            cost,
             country: None,
         })
     }

@@ -2,6 +2,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+use super::CallCost;
 use crate::{
     clock::Timestamp,
     id::{Environment, KeyId, PlanName, TenantId},
@@ -163,6 +164,9 @@ pub struct UsageEvent {
     /// The trace that the call belonged to, 32 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<Arc<str>>,
+    /// What the call cost whoever runs the service, where rates are set or the handler named a cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CallCost>,
     /// The caller's country, ISO 3166-1 alpha-2; set by whoever enriches events, never by this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub country: Option<Arc<str>>,
@@ -202,6 +206,7 @@ impl UsageEvent {
             deprecated: false,
             request_id: None,
             trace_id: None,
+            cost: None,
             country: None,
         }
     }

@@ -3,15 +3,25 @@
 use metrics::{counter, gauge};
 
 use super::counters::{Counters, Tally};
+use crate::series;
 
 /// What was exported last. Differences are exported, so that the recorders of one process add up.
 #[derive(Default)]
 pub(super) struct Exported {
     last: Counters,
+    queue_capacity: u64,
+    told_capacity: u64,
     unidentified: Vec<u64>,
 }
 
 impl Exported {
+    pub(super) fn new(queue_capacity: usize) -> Self {
+        Self {
+            queue_capacity: queue_capacity as u64,
+            ..Self::default()
+        }
+    }
+
     /// Brings the metrics up to date: on each tick, so that no call pays for it.
     pub(super) fn export(&mut self, tally: &Tally) {
         let now = tally.snapshot();
@@ -48,6 +58,12 @@ impl Exported {
                 counter!("tollgate_usage_dropped_total", "reason" => reason).increment(now - last);
             }
         }
+        shift(
+            series::QUEUE_CAPACITY,
+            self.queue_capacity,
+            self.told_capacity,
+        );
+        self.told_capacity = self.queue_capacity;
         shift("tollgate_usage_open", now.open, last.open);
         shift("tollgate_usage_queued", now.queued, last.queued);
         shift("tollgate_usage_in_flight", now.in_flight, last.in_flight);

@@ -77,7 +77,7 @@ impl Flusher {
                 .with_max_delay(settings.max_backoff)
                 .without_max_times()
                 .with_jitter(),
-            exported: Exported::default(),
+            exported: Exported::new(settings.queue_capacity),
         }
     }
 
@@ -264,6 +264,7 @@ pub(super) async fn run(mut running: Running) {
             core.completed.send_replace(requested);
         }
         flusher.export(&core.tally);
+        core.watch();
         if abandoned {
             let mut lost = flusher.discard();
             while core.next().is_some() {

@@ -56,9 +56,9 @@ where
         let result = ready!(poll);
         let mut guard = this.guard.take();
         Poll::Ready(match result {
-            Ok(response) => {
+            Ok(mut response) => {
                 if let Some(guard) = &mut guard {
-                    guard.answered(&response);
+                    guard.answered(&mut response);
                 }
                 Ok(response.map(|body| MeterBody::new(body, guard)))
             }

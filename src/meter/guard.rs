@@ -9,7 +9,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_LENGTH};
 use http_body::{Frame, SizeHint};
 
-use super::{event::CallOutcome, hold::Verdict, layer::Shared, meter::Meter};
+use super::{
+    event::CallOutcome,
+    head_fields::{at_head, without_head},
+    hold::Verdict,
+    layer::Shared,
+    meter::Meter,
+};
 use crate::{
     error::{ErrorCode, Problem},
     grpc::Watch,
@@ -87,7 +93,8 @@ impl Guard {
     }
 
     /// The service answered.
-    pub(crate) fn answered<B: http_body::Body>(&mut self, response: &http::Response<B>) {
+    pub(crate) fn answered<B: http_body::Body>(&mut self, response: &mut http::Response<B>) {
+        at_head(&self.shared, &self.meter, response.headers_mut());
         let status = response.status();
         self.status = Some(status);
         self.refused = response
@@ -222,6 +229,9 @@ impl Seen {
 impl Drop for Guard {
     fn drop(&mut self) {
         let (status, outcome, reason) = self.outcome();
+        if self.status.is_none() {
+            without_head(&self.shared, &self.meter);
+        }
         Verdict {
             status,
             outcome,

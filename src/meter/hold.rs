@@ -14,6 +14,7 @@ use super::{
 use crate::{
     clock::{Clock, Now, micros},
     error::ErrorCode,
+    route::UNMATCHED,
 };
 
 /// Keeps a call open after its answer has ended: an upgraded connection, or work that goes on in a task.
@@ -119,6 +120,10 @@ impl Verdict {
         }
         let now = shared.clock.now();
         let latency = now.since(call.started.monotonic_micros());
+        let route = call.route.get().map_or(UNMATCHED, |route| route.as_str());
+        shared
+            .stats
+            .ended(route, self.status, self.outcome, self.reason, latency);
         let identified = call.settle(Ending {
             status: self.status,
             outcome: self.outcome,

@@ -2,7 +2,10 @@ use std::{fmt, sync::Arc};
 
 use tower_layer::Layer;
 
-use super::{abort::AbortPolicy, meter::Site, recorder::Recorder, service::Metered};
+use super::{
+    abort::AbortPolicy, head_fields::HeadFields, meter::Site, rates::CostRates, recorder::Recorder,
+    service::Metered, stats::CallStats,
+};
 use crate::{
     clock::Clock,
     route::{MatchedRoute, RouteOf},
@@ -21,10 +24,13 @@ pub struct MeterLayer<R = MatchedRoute> {
 }
 
 /// What the services and calls of one layer share.
+#[derive(Clone)]
 pub(crate) struct Shared {
     pub(super) recorder: Recorder,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) fields: HeadFields,
     pub(super) site: Arc<Site>,
+    pub(super) stats: Arc<CallStats>,
 }
 
 impl MeterLayer {
@@ -50,13 +56,36 @@ impl<R> MeterLayer<R> {
     }
 
     fn with(mut self, change: impl FnOnce(&mut Site)) -> Self {
-        let mut site = Site::clone(&self.shared.site);
-        change(&mut site);
-        self.shared = Arc::new(Shared {
-            recorder: self.shared.recorder.clone(),
-            clock: Arc::clone(&self.shared.clock),
-            site: Arc::new(site),
-        });
+        change(Arc::make_mut(&mut self.shared_mut().site));
+        self
+    }
+
+    fn shared_mut(&mut self) -> &mut Shared {
+        Arc::make_mut(&mut self.shared)
+    }
+
+    /// What resources cost whoever runs the service: each event then says what its call cost, see
+    /// [`UsageEvent::cost`](super::UsageEvent::cost). Nothing is priced unless set.
+    pub fn cost_rates(self, rates: CostRates) -> Self {
+        self.with(|site| site.rates = Some(Arc::new(rates)))
+    }
+
+    /// Whether an answer carries `X-Request-Latency`: whole milliseconds from the call's arrival at this layer to
+    /// the head of its answer, rounded down; off unless set.
+    ///
+    /// Milliseconds, as proxies tell them: a finer figure would help those who learn secrets from times.
+    pub fn latency_header(mut self, on: bool) -> Self {
+        self.shared_mut().fields.latency = on;
+        self
+    }
+
+    /// Whether the answer to a known caller carries `X-Compute-Cost`: what the call cost until the head of its
+    /// answer, in whole billionths (10^-9) of the currency's unit, see [`cost_rates`](Self::cost_rates). Off unless
+    /// set, as it tells callers what they cost you.
+    ///
+    /// The bytes of the answer, and whatever a stream adds later, are in the usage event alone.
+    pub fn cost_header(mut self, on: bool) -> Self {
+        self.shared_mut().fields.cost = on;
         self
     }
 
@@ -88,11 +117,14 @@ impl Shared {
             tally: Arc::clone(recorder.tally()),
             clock: Arc::clone(recorder.clock()),
             on_abort: AbortPolicy::default(),
+            rates: None,
             watchlist: recorder.watchlist().cloned(),
         };
         Self {
             clock: Arc::clone(recorder.clock()),
+            fields: HeadFields::default(),
             site: Arc::new(site),
+            stats: Arc::new(CallStats::new()),
             recorder,
         }
     }

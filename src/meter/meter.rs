@@ -11,10 +11,12 @@ use smallvec::SmallVec;
 
 use super::{
     abort::{AbortPolicy, Billed},
+    cost::Spent,
     counters::Tally,
     event::{CallOutcome, EventId},
     hold::Holds,
     quantities::Quantities,
+    rates::CostRates,
     report::Watchlist,
 };
 use crate::{
@@ -60,6 +62,7 @@ pub(crate) struct Call {
     pub(super) route: OnceLock<RouteTemplate>,
     identity: OnceLock<Identity>,
     quantities: Mutex<Quantities>,
+    pub(super) spent: Spent,
     state: AtomicU16,
     refused: OnceLock<ErrorCode>,
     ending: OnceLock<Ending>,
@@ -71,10 +74,19 @@ pub(crate) struct Call {
 #[derive(Clone, Debug)]
 pub(super) struct Site {
     pub(super) api: Arc<str>,
+    pub(super) rates: Option<Arc<CostRates>>,
     pub(super) tally: Arc<Tally>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) on_abort: AbortPolicy,
     pub(super) watchlist: Option<Arc<Watchlist>>,
+}
+
+impl Site {
+    pub(super) fn measures_handler(&self) -> bool {
+        self.rates
+            .as_ref()
+            .is_some_and(|rates| rates.measures_handler())
+    }
 }
 
 /// How a call ended; set once, when it is settled.
@@ -134,6 +146,7 @@ impl Call {
             route: OnceLock::new(),
             identity: OnceLock::new(),
             quantities: Mutex::new(Quantities::default()),
+            spent: Spent::default(),
             refused: OnceLock::new(),
             ending: OnceLock::new(),
             holds: Mutex::new(None),
@@ -367,6 +380,11 @@ impl Meter {
         self.0.received()
     }
 
+    /// The name of a quantity that was added, if one of them `matches`.
+    pub(crate) fn find_quantity(&self, matches: impl Fn(&str) -> bool) -> Option<Arc<str>> {
+        self.0.quantities().find(matches)
+    }
+
     /// When the call reached the meter: the reading of the clock that every layer of the call shares.
     #[must_use]
     pub fn started(&self) -> Now {
@@ -414,8 +432,12 @@ impl Meter {
     /// For services that route by themselves. Never a path as it was called: ids in it would make as many
     /// routes.
     pub fn set_route(&self, route: impl Into<RouteTemplate>) {
-        if !self.0.has(SETTLED) {
-            let _ = self.0.route.set(route.into());
+        let call = &*self.0;
+        if !call.has(SETTLED)
+            && call.route.set(route.into()).is_ok()
+            && let Some(route) = call.route.get()
+        {
+            crate::span::tell_route(&call.method, route);
         }
     }
 

@@ -82,6 +82,7 @@
 mod abort;
 mod body;
 mod config;
+mod cost;
 mod counters;
 mod encode;
 mod event;
@@ -91,6 +92,7 @@ mod extract;
 mod flush;
 mod future;
 mod guard;
+mod head_fields;
 mod hold;
 mod layer;
 mod measure;
@@ -99,20 +101,22 @@ mod measure;
     reason = "the room is named after its main type"
 )]
 mod meter;
+mod open_call;
 mod quantities;
+mod rates;
 mod recorder;
 mod report;
 mod request_body;
 mod service;
+mod stats;
 mod step;
 
-pub(crate) use self::abort::Billed;
-use self::event::{forges_a_line, printable};
-pub(crate) use self::guard::Guard;
+use self::event::forges_a_line;
 pub use self::{
     abort::AbortPolicy,
     body::MeterBody,
     config::RecorderBuilder,
+    cost::{ComputeTimer, CostScope},
     counters::Counters,
     event::{CallOutcome, EventId, UsageEvent},
     flush::DeadLetter,
@@ -123,7 +127,10 @@ pub use self::{
         Measure, MeasureBody, MeasureFuture, MeasureLayer, Measured, TokenUsage, TokenUsageReader,
     },
     meter::{MAX_QUANTITIES, MAX_QUANTITY_NAME_BYTES, Meter},
+    open_call::{CallMeter, OpenCall},
+    rates::{CallCost, CostRates},
     recorder::{FlushReport, Recorder},
     request_body::{CountRequestBodyLayer, CountedRequestBody, CountingRequests},
     service::Metered,
 };
+pub(crate) use self::{abort::Billed, event::printable, guard::Guard};

@@ -52,6 +52,12 @@ impl Quantities {
         })
     }
 
+    /// The first name that `matches`.
+    pub(super) fn find(&self, matches: impl Fn(&str) -> bool) -> Option<Arc<str>> {
+        let mut names = self.entries.iter().map(|entry| &entry.name);
+        names.find(|name| matches(name)).map(Arc::clone)
+    }
+
     fn entry(&mut self, name: &str) -> Option<&mut Entry> {
         let known = self.entries.iter().position(|entry| *entry.name == *name);
         if known.is_none() {

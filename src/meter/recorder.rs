@@ -65,6 +65,8 @@ pub(super) struct Core {
     /// The flusher while no task runs: a task that is cut off puts it back, with the batches in its hands.
     parked: Mutex<Option<Flusher>>,
     dead_letters: Mutex<VecDeque<DeadLetter>>,
+    /// Called on each tick, until one says that it has nothing more to tell.
+    watched: Mutex<Vec<Watch>>,
     pub(super) wake: Notify,
     pub(super) requested: AtomicU64,
     pub(super) completed: watch::Sender<u64>,
@@ -74,6 +76,9 @@ pub(super) struct Core {
     full_logged_at: AtomicU64,
     no_runtime_logged: AtomicBool,
 }
+
+/// Brings a gauge up to date; false when what it watches is gone.
+type Watch = Box<dyn FnMut() -> bool + Send>;
 
 const IDLE: u8 = 0;
 const RUNNING: u8 = 1;
@@ -118,6 +123,7 @@ impl Recorder {
             task: Mutex::new(None),
             parked: Mutex::new(Some(Flusher::new(&settings))),
             dead_letters: Mutex::new(VecDeque::new()),
+            watched: Mutex::new(Vec::new()),
             wake: Notify::new(),
             requested: AtomicU64::new(0),
             completed: watch::Sender::new(0),
@@ -134,6 +140,11 @@ impl Recorder {
         };
         recorder.start();
         recorder
+    }
+
+    /// Calls `watch` on each tick of the background task, for gauges that nobody else brings up to date.
+    pub(crate) fn each_tick(&self, watch: impl FnMut() -> bool + Send + 'static) {
+        lock(&self.core().watched).push(Box::new(watch));
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -366,6 +377,10 @@ impl Core {
         let call = self.queue.pop()?;
         self.tally.taken.fetch_add(1, Ordering::Release);
         Some(call)
+    }
+
+    pub(super) fn watch(&self) {
+        lock(&self.watched).retain_mut(|watch| watch());
     }
 
     fn discard_queue(&self) {

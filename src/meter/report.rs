@@ -109,6 +109,10 @@ impl Call {
             return None;
         }
         let mut part = Self::new(id, now, self.site.clone());
+        part.spent = {
+            let _held = self.quantities();
+            self.spent.report()
+        };
         part.part_of = self.id.as_u128();
         part.method = self.method.clone();
         part.request_bytes = new.received;

@@ -14,6 +14,7 @@ use crate::{
     grpc::{GrpcKind, Watch},
     head::{Fields, RequestHead},
     route::RouteOf,
+    span::TraceContext,
 };
 
 impl Shared {
@@ -28,7 +29,8 @@ impl Shared {
         call.method = bounded(method);
         call.request_bytes = fields.content_length.and_then(length).unwrap_or(0);
         call.request_id = fields.request_id.map_or_else(SmallVec::new, request_id);
-        call.trace_id = fields.traceparent.map_or(0, trace_id);
+        let trace = fields.only_traceparent().and_then(TraceContext::parse);
+        call.trace_id = trace.map_or(0, |context| context.trace_id);
         let grpc = Watch::of(GrpcKind::of_call(method, fields.content_type));
         Guard::new(Meter(Arc::new(call)), Arc::clone(self), grpc)
     }
@@ -38,7 +40,8 @@ impl Guard {
     /// Asks the hook for the route template. The guard must have been [entered](Guard::enter): a hook may panic.
     pub(crate) fn find_route<B>(&self, route_of: &impl RouteOf, request: &Request<B>) {
         if let Some(route) = route_of.route_of(&RequestHead::from(request)) {
-            self.meter().set_route(route);
+            // Not by the handle: a span has asked the hook itself.
+            let _ = self.meter().0.route.set(route);
         }
     }
 }
@@ -52,28 +55,6 @@ fn request_id(value: &HeaderValue) -> SmallVec<[u8; 36]> {
     } else {
         SmallVec::new()
     }
-}
-
-/// The trace id of a `traceparent` header field (W3C Trace Context, section 3.2.2); 0 when it is none. The
-/// standard calls a trace id of zeros invalid.
-fn trace_id(value: &HeaderValue) -> u128 {
-    let Some((version, rest)) = value.as_bytes().split_at_checked(3) else {
-        return 0;
-    };
-    let Some((digits, rest)) = rest.split_at_checked(32) else {
-        return 0;
-    };
-    let is_hex = |digit: &u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(digit);
-    if version == b"ff-" || !version.ends_with(b"-") || !rest.starts_with(b"-") {
-        return 0;
-    }
-    if !digits.iter().all(is_hex) || !version.iter().take(2).all(is_hex) {
-        return 0;
-    }
-    std::str::from_utf8(digits)
-        .ok()
-        .and_then(|digits| u128::from_str_radix(digits, 16).ok())
-        .unwrap_or(0)
 }
 
 /// The longest method kept, in bytes; the longest registered one (UPDATEREDIRECTREF) is this long.
@@ -91,28 +72,6 @@ fn bounded(method: &Method) -> Method {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn trace(value: &'static str) -> u128 {
-        trace_id(&HeaderValue::from_static(value))
-    }
-
-    #[test]
-    fn reads_the_trace_id_of_the_standard_form_only() {
-        let id = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
-        let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(trace(valid), id);
-        for invalid in [
-            "",
-            "00-",
-            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "zz-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        ] {
-            assert_eq!(trace(invalid), 0, "{invalid}");
-        }
-    }
 
     #[test]
     fn a_made_up_method_cannot_fill_the_memory() {

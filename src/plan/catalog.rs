@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::ConfigError,
     id::PlanName,
-    limit::{Rule, Scope},
+    limit::{Rule, Scope, Unit},
 };
 
 /// The plans on sale, replaced as a whole while traffic flows.
@@ -29,9 +29,17 @@ pub struct PlanCatalog {
 
 struct Shared {
     plans: ArcSwap<PlansByName>,
-    /// The custom scopes that rules may have, once a gate has said which it has hooks for.
-    scopes: OnceLock<Box<[Arc<str>]>>,
+    /// What rules may name, once a gate has said so.
+    names: OnceLock<Names>,
     version: AtomicU64,
+}
+
+/// What the rules of a gate's plans may name.
+pub(crate) struct Names {
+    /// Custom scopes that have a hook.
+    pub(crate) scopes: Vec<Arc<str>>,
+    /// Quantities that handlers add; any when `None`.
+    pub(crate) quantities: Option<Vec<Arc<str>>>,
 }
 
 impl PlanCatalog {
@@ -57,7 +65,7 @@ impl PlanCatalog {
     fn of(plans: PlansByName) -> Self {
         let shared = Shared {
             plans: ArcSwap::from_pointee(plans),
-            scopes: OnceLock::new(),
+            names: OnceLock::new(),
             version: AtomicU64::new(1),
         };
         Self {
@@ -84,7 +92,25 @@ impl PlanCatalog {
     }
 
     fn swap(&self, plans: PlansByName) -> Result<(), ConfigError> {
-        self.check_scopes(&plans)?;
+        self.check_names(&plans)?;
+        self.put(Arc::new(plans));
+        Ok(())
+    }
+
+    /// Checks the plans of a document without replacing any.
+    pub(crate) fn prepare(&self, document: &PlanDocument) -> Result<PlansByName, ConfigError> {
+        let plans = compile(by_place(document))?;
+        self.check_names(&plans)?;
+        Ok(plans)
+    }
+
+    /// The plans of now.
+    pub(crate) fn plans(&self) -> Arc<PlansByName> {
+        self.shared.plans.load_full()
+    }
+
+    /// Replaces all plans by some that were checked.
+    pub(crate) fn put(&self, plans: Arc<PlansByName>) {
         let old = self.shared.plans.load();
         let gone: Vec<&str> = old
             .keys()
@@ -98,10 +124,9 @@ impl PlanCatalog {
                 "plans are no longer in the catalog: tenants that are still on them are answered 503"
             );
         }
-        self.shared.plans.store(Arc::new(plans));
+        self.shared.plans.store(plans);
         // After the store: who sees the new number finds the new plans.
         self.shared.version.fetch_add(1, Ordering::Release);
-        Ok(())
     }
 
     /// The plan of this name, as of now.
@@ -110,19 +135,19 @@ impl PlanCatalog {
         self.shared.plans.load().get(name).map(Arc::clone)
     }
 
-    /// Says which custom scopes have a hook, for the plans of now and for all that replace them; the first word
-    /// stands.
-    pub(crate) fn know_scopes(&self, scopes: &[Arc<str>]) -> Result<(), ConfigError> {
-        let _ = self.shared.scopes.set(scopes.into());
-        self.check_scopes(&self.shared.plans.load())
+    /// Says what rules may name, for the plans of now and for all that replace them; the first word stands.
+    pub(crate) fn know_names(&self, names: Names) -> Result<(), ConfigError> {
+        let _ = self.shared.names.set(names);
+        self.check_names(&self.shared.plans.load())
     }
 
-    fn check_scopes(&self, plans: &PlansByName) -> Result<(), ConfigError> {
-        let Some(scopes) = self.shared.scopes.get() else {
+    fn check_names(&self, plans: &PlansByName) -> Result<(), ConfigError> {
+        let Some(names) = self.shared.names.get() else {
             return Ok(());
         };
         plans.values().try_for_each(|plan| {
-            check_scopes(plan.rules(), scopes)
+            check_scopes(plan.rules(), &names.scopes)
+                .and_then(|()| check_units(plan.rules(), names.quantities.as_deref()))
                 .map_err(|error| error.under(format_args!("plans[{}]", plan.name())))
         })
     }
@@ -142,9 +167,15 @@ impl PlanCatalog {
 
 /// Plans written in code are known by their name in an error's path.
 fn by_name(plans: impl IntoIterator<Item = Plan>) -> impl Iterator<Item = (String, Plan)> {
-    plans
-        .into_iter()
-        .map(|plan| (format!("plans[{}]", plan.name), plan))
+    let numbered = plans.into_iter().enumerate();
+    numbered.map(|(place, plan)| {
+        let path = match &*plan.name {
+            // No name says where the fault is.
+            "" => format!("plans[{place}]"),
+            name => format!("plans[{name}]"),
+        };
+        (path, plan)
+    })
 }
 
 /// Plans of a document are known by their place in it.
@@ -176,6 +207,27 @@ pub(crate) fn check_scopes(rules: &[Rule], scopes: &[Arc<str>]) -> Result<(), Co
                 "no hook gives values for the scope `{name}`: add `.scope(\"{name}\", ..)` to the gate"
             );
             return Err(ConfigError::new(format!("rules[{index}].scope"), reason));
+        }
+    }
+    Ok(())
+}
+
+/// A rule that counts what no handler adds would never refuse.
+pub(crate) fn check_units(
+    rules: &[Rule],
+    quantities: Option<&[Arc<str>]>,
+) -> Result<(), ConfigError> {
+    let Some(quantities) = quantities else {
+        return Ok(());
+    };
+    for (index, rule) in rules.iter().enumerate() {
+        if let Unit::Custom(name) = &rule.unit
+            && !quantities.contains(name)
+        {
+            let reason = format!(
+                "no handler adds `{name}`, the gate says: name one of {quantities:?}, or add it to `.quantities(..)`"
+            );
+            return Err(ConfigError::new(format!("rules[{index}].unit"), reason));
         }
     }
     Ok(())

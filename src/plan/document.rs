@@ -30,13 +30,13 @@ use crate::{error::ConfigError, id::PlanName, limit::Rule};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanDocument {
-    plans: Vec<PlanEntry>,
+    pub(crate) plans: Vec<PlanEntry>,
 }
 
 /// The fields of a [`Plan`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PlanEntry {
+pub(crate) struct PlanEntry {
     #[serde(deserialize_with = "checked_name")]
     name: Arc<str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,7 +97,7 @@ fn checked_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, 
 }
 
 impl PlanEntry {
-    fn of_plan(plan: Plan) -> Self {
+    pub(crate) fn of_plan(plan: Plan) -> Self {
         let Plan {
             name,
             rules,

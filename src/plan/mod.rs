@@ -34,10 +34,14 @@ mod entitlement;
 )]
 mod plan;
 
-pub(crate) use self::catalog::check_scopes;
 pub use self::{
     catalog::PlanCatalog,
     document::PlanDocument,
     entitlement::Entitlements,
     plan::{CompiledPlan, Plan},
+};
+pub(crate) use self::{
+    catalog::{Names, check_scopes, check_units},
+    document::PlanEntry,
+    plan::PlansByName,
 };

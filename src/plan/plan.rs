@@ -120,6 +120,16 @@ impl CompiledPlan {
         &self.entitlements
     }
 
+    /// The plan as it was written.
+    pub(crate) fn to_plan(&self) -> Plan {
+        Plan {
+            name: Arc::from(self.name.as_str()),
+            rules: self.source.clone(),
+            entitlements: self.entitlements.clone(),
+            upgrade_url: self.upgrade_url.clone(),
+        }
+    }
+
     /// Where a tenant can buy more.
     #[must_use]
     pub fn upgrade_url(&self) -> Option<&str> {

@@ -30,6 +30,7 @@
 //! # }
 //! ```
 
+mod cloud_events;
 mod fan_out;
 mod filter;
 mod log;
@@ -39,6 +40,7 @@ mod usage_sink;
 
 pub(crate) use self::offer::offer;
 pub use self::{
+    cloud_events::{CloudEvent, CloudEventBatch, CloudEvents},
     fan_out::{FanOut, SinkCounters},
     filter::Filter,
     log::LogSink,

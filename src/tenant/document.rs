@@ -16,14 +16,14 @@ use crate::{
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TenantDocument {
-    tenants: Vec<Entry>,
+    pub(crate) tenants: Vec<TenantEntry>,
 }
 
 /// The fields of a [`TenantRecord`]. Apart from it, since a record in a store may have fields of a later
 /// version.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+pub(crate) struct TenantEntry {
     id: TenantId,
     plan: PlanName,
     #[serde(default)]
@@ -77,7 +77,7 @@ impl TenantDocument {
 
 impl FromIterator<TenantRecord> for TenantDocument {
     fn from_iter<I: IntoIterator<Item = TenantRecord>>(records: I) -> Self {
-        let entries = records.into_iter().map(|record| Entry {
+        let entries = records.into_iter().map(|record| TenantEntry {
             id: record.id,
             plan: record.plan,
             access: record.access,

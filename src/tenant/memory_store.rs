@@ -6,7 +6,7 @@ use std::{
 use async_trait::async_trait;
 
 use super::{TenantDocument, TenantListener, TenantRecord, TenantStore, TenantStoreError};
-use crate::{error::ConfigError, id::TenantId};
+use crate::{error::ConfigError, id::TenantId, listeners::Listeners};
 
 /// Keeps tenants in this process's memory: the default.
 ///
@@ -17,7 +17,7 @@ pub struct MemoryTenantStore {
     tenants: papaya::HashMap<TenantId, Arc<TenantRecord>>,
     /// Held by each change from its check to its write; never while listeners are called.
     change: Mutex<()>,
-    listeners: Mutex<Vec<Weak<dyn TenantListener>>>,
+    listeners: Listeners<dyn TenantListener>,
 }
 
 impl MemoryTenantStore {
@@ -27,7 +27,7 @@ impl MemoryTenantStore {
         Self {
             tenants: papaya::HashMap::new(),
             change: Mutex::new(()),
-            listeners: Mutex::default(),
+            listeners: Listeners::default(),
         }
     }
 
@@ -77,12 +77,29 @@ impl MemoryTenantStore {
             .collect()
     }
 
+    /// Makes of a tenant what `change` makes of its record, in one step; true when it became another one.
+    pub(crate) fn change(
+        &self,
+        id: &TenantId,
+        change: impl FnOnce(Option<&TenantRecord>) -> Option<TenantRecord>,
+    ) -> bool {
+        // Which error says that nothing changes is nobody's business.
+        self.write(id, |present| {
+            change(present).ok_or(TenantStoreError::Conflict)
+        })
+        .is_ok()
+    }
+
+    /// All tenants as they are.
+    pub(crate) fn records(&self) -> Vec<Arc<TenantRecord>> {
+        self.tenants.pin().values().map(Arc::clone).collect()
+    }
+
     fn get(&self, id: &TenantId) -> Option<Arc<TenantRecord>> {
         self.tenants.pin().get(id).map(Arc::clone)
     }
 
-    /// Writes what `change` makes of the present record, then tells the listeners, without a lock: one of
-    /// them may ask the store.
+    /// Writes what `change` makes of the present record, then tells the listeners, without its lock.
     fn write(
         &self,
         id: &TenantId,
@@ -94,17 +111,7 @@ impl MemoryTenantStore {
             self.tenants.pin().insert(id.clone(), Arc::clone(&record));
             record
         };
-        let listeners: Vec<_> = {
-            let mut listeners = self
-                .listeners
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            listeners.retain(|listener| listener.strong_count() > 0);
-            listeners.iter().filter_map(Weak::upgrade).collect()
-        };
-        for listener in listeners {
-            listener.tenant_changed(id);
-        }
+        self.listeners.tell(|listener| listener.tenant_changed(id));
         Ok(record)
     }
 }
@@ -145,10 +152,7 @@ impl TenantStore for MemoryTenantStore {
     }
 
     fn subscribe(&self, listener: Weak<dyn TenantListener>) {
-        self.listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(listener);
+        self.listeners.add(listener);
     }
 }
 

@@ -43,6 +43,7 @@ mod task_local;
 )]
 mod tenant;
 
+pub(crate) use self::document::TenantEntry;
 pub use self::{
     access::{Access, AccessState},
     document::TenantDocument,

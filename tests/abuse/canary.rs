@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     future::poll_fn,
     io,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex},
     task::Poll,
     time::Duration,
 };
@@ -26,7 +26,8 @@ use tollgate::{
 use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::{BoxError, Stand, TestBody, boxed, get, invented, slow::SlowKeys, stand};
+use super::{BoxError, Stand, TestBody, boxed, get, invented, stand};
+use crate::common::far_stores::{FakeKeys, Mood};
 
 /// Everything that anybody could have written the secret to.
 #[derive(Clone, Default)]
@@ -140,7 +141,7 @@ fn carrying(path: &str, key: &str) -> [Request<Full<Bytes>>; 3] {
 }
 
 async fn everywhere(seen: &Seen) -> Vec<String> {
-    let keys = SlowKeys::new();
+    let keys = FakeKeys::slow();
     let store = Arc::clone(&keys);
     let sources = [
         KeySource::header("x-api-key").expect("a name"),
@@ -235,13 +236,13 @@ async fn everywhere(seen: &Seen) -> Vec<String> {
         abandon(&stand, seen, request).await;
     }
     // The store fails when what is cached has run out.
-    keys.fails.store(true, Ordering::SeqCst);
+    keys.behaviour.becomes(Mood::Fail);
     stand.clock.advance(Duration::from_secs(100));
     for request in carrying("/", acme.key.expose()) {
         assert_eq!(send(&stand, seen, request).await, 503);
     }
     // And in the end the address has had its share of failures.
-    keys.fails.store(false, Ordering::SeqCst);
+    keys.behaviour.becomes(Mood::Trip);
     for _ in 0..40 {
         let guess = invented();
         send(&stand, seen, get("/", &[("x-api-key", &*guess)])).await;

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -13,7 +13,8 @@ use tollgate::{
 };
 use tower::{Layer as _, service_fn};
 
-use super::{call, get, invented, slow::SlowKeys, slow::SlowTenants, stand, who};
+use super::{call, get, invented, stand, who};
+use crate::common::far_stores::{FakeKeys, FarTenants};
 
 type Full = http_body_util::Full<bytes::Bytes>;
 
@@ -32,9 +33,9 @@ fn from(address: Option<&str>, key: &str) -> Request<Full> {
 #[tokio::test]
 async fn an_attacker_at_the_same_address_locks_out_no_key_that_works() {
     for address in SHARED {
-        let keys = SlowKeys::new();
+        let keys = FakeKeys::slow();
         let store = Arc::clone(&keys);
-        let stand = stand(|builder| builder.keys(store).tenants(SlowTenants::default()));
+        let stand = stand(|builder| builder.keys(store).tenants(FarTenants::slow()));
         let key = stand.issue("acme").await;
         let new_key = stand.issue("other").await;
         let service = stand.gate.layer().layer(service_fn(who));
@@ -61,19 +62,19 @@ async fn an_attacker_at_the_same_address_locks_out_no_key_that_works() {
             for _ in 0..30 {
                 call(&service, from(address, &invented())).await;
             }
-            let n_asked = keys.n_asked.load(Ordering::SeqCst);
+            let n_asked = keys.behaviour.n_asked();
             assert_eq!(
                 call(&service, from(address, &key)).await.0,
                 200,
                 "{address:?}"
             );
-            assert_eq!(keys.n_asked.load(Ordering::SeqCst), n_asked + 1);
+            assert_eq!(keys.behaviour.n_asked(), n_asked + 1);
         }
         // A key of which nothing is known is not told from a guess without asking the store.
-        let n_asked = keys.n_asked.load(Ordering::SeqCst);
+        let n_asked = keys.behaviour.n_asked();
         assert_eq!(call(&service, from(address, &new_key)).await.0, 429);
         assert_eq!(call(&service, from(address, &invented())).await.0, 429);
-        assert_eq!(keys.n_asked.load(Ordering::SeqCst), n_asked);
+        assert_eq!(keys.behaviour.n_asked(), n_asked);
         stand.clock.advance(Duration::from_secs(60));
         assert_eq!(call(&service, from(address, &new_key)).await.0, 200);
     }

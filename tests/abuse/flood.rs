@@ -1,19 +1,20 @@
 //! A flood of invented keys.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use tower::{Layer as _, service_fn};
 
-use super::{call, get, invented, slow, stand, who};
+use super::{call, get, invented, stand, who};
+use crate::common::far_stores::{FakeKeys, FarTenants};
 
 #[tokio::test]
 async fn a_flood_of_invented_keys_displaces_no_good_one() {
-    let keys = slow::SlowKeys::new();
+    let keys = FakeKeys::slow();
     let store = Arc::clone(&keys);
     let far = stand(|builder| {
         builder
             .keys(store)
-            .tenants(slow::SlowTenants::default())
+            .tenants(FarTenants::slow())
             .failure_limit(None)
     });
     let near = stand(|builder| builder.failure_limit(None));
@@ -34,11 +35,11 @@ async fn a_flood_of_invented_keys_displaces_no_good_one() {
                 401
             );
             if n % 1_000 == 0 {
-                let n_asked = keys.n_asked.load(Ordering::SeqCst);
+                let n_asked = keys.behaviour.n_asked();
                 for key in &good {
                     assert_eq!(call(&service, get("/", &[("x-api-key", key)])).await.0, 200);
                 }
-                assert_eq!(keys.n_asked.load(Ordering::SeqCst), n_asked, "after {n}");
+                assert_eq!(keys.behaviour.n_asked(), n_asked, "after {n}");
             }
         }
     }
@@ -46,7 +47,7 @@ async fn a_flood_of_invented_keys_displaces_no_good_one() {
 
 #[tokio::test]
 async fn a_key_that_cannot_be_one_costs_no_look_up_whatever_its_size() {
-    let keys = slow::SlowKeys::new();
+    let keys = FakeKeys::slow();
     let store = Arc::clone(&keys);
     let stand = stand(|builder| builder.keys(store).failure_limit(None));
     let service = stand.gate.layer().layer(service_fn(who));
@@ -71,5 +72,5 @@ async fn a_key_that_cannot_be_one_costs_no_look_up_whatever_its_size() {
             "{key:.80}"
         );
     }
-    assert_eq!(keys.n_asked.load(Ordering::SeqCst), 0);
+    assert_eq!(keys.behaviour.n_asked(), 0);
 }

@@ -22,11 +22,8 @@ use tollgate::{
 };
 use tower::{Layer as _, Service as _, service_fn};
 
-use super::{
-    BoxError, Stand, TestBody, boxed, get,
-    slow::{SlowKeys, SlowLimits, SlowTenants, trip},
-    stand,
-};
+use super::{BoxError, Stand, TestBody, boxed, get, slow::SlowLimits, stand};
+use crate::common::far_stores::{FakeKeys, FarTenants, trip};
 
 /// Waits, then answers with three frames and trailers, each after a wait.
 async fn slow_service(request: Request<Full<Bytes>>) -> Result<Response<TestBody>, Infallible> {
@@ -57,8 +54,8 @@ fn with_slow_stores(limits: &Arc<SlowLimits>) -> impl FnOnce(TollgateBuilder) ->
     move |builder| {
         builder
             .plans([plan])
-            .keys(SlowKeys::new())
-            .tenants(SlowTenants::default())
+            .keys(FakeKeys::slow())
+            .tenants(FarTenants::slow())
             .limits(limits)
             .limit_deadline(Duration::from_secs(60))
     }

@@ -22,6 +22,7 @@ use tollgate::{
 use tower::{Layer as _, service_fn};
 
 use super::{Stand, call, get, invented, slow, stand, who};
+use crate::common::far_stores::{FakeKeys, FarTenants};
 
 type Setup = Box<dyn FnOnce(TollgateBuilder) -> TollgateBuilder>;
 
@@ -156,8 +157,8 @@ async fn far_stores_work_at_the_ends_of_the_settings_too() {
         let stand = stand(|builder| {
             builder
                 .cache(cache)
-                .keys(slow::SlowKeys::new())
-                .tenants(slow::SlowTenants::default())
+                .keys(FakeKeys::slow())
+                .tenants(FarTenants::slow())
                 .limits(Arc::new(slow::SlowLimits::default()))
                 .limit_deadline(Duration::MAX)
         });

@@ -283,7 +283,7 @@ async fn a_tenant_that_changes_all_the_time_is_not_served_as_it_was() {
         (3, AccessState::Closed),
     ] {
         far.tenants.behaviour.asked(n).await;
-        far.tenants.set_access_unseen("acme", access).await;
+        far.tenants.set_access_unseen(&tenant("acme"), access).await;
         if n == 3 {
             far.tenants.behaviour.becomes(Mood::Answer);
         }

@@ -1,262 +1,23 @@
-//! Stores that count, fail, hang and wait on command.
+//! A whole process of keys and tenants, around stores that wait and fail on command.
 
 use std::{
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use async_trait::async_trait;
 use http::Request;
-use tokio::sync::Semaphore;
 use tollgate::{
-    auth::{
-        ApiKey, AuthRefusal, Extractor, KeyDigest, KeyFormat, KeyHasher, KeyListener, KeyRecord,
-        KeyStore, KeyStoreError, MemoryKeyStore,
-    },
-    clock::{Clock, ManualClock, Now, Timestamp},
+    auth::{ApiKey, AuthRefusal, Extractor, KeyFormat, KeyHasher, KeyRecord, KeyStore},
+    clock::{Clock, ManualClock, Now},
     head::RequestHead,
     id::{Environment, KeyId, PlanName, TenantId},
-    identity::{Attempt, Authenticate, CacheSettings, Identity, KeyAuthenticator},
-    identity::{Keys, NewKey},
+    identity::{Attempt, Authenticate, CacheSettings, Identity, KeyAuthenticator, Keys, NewKey},
     plan::{Plan, PlanCatalog},
-    tenant::{
-        AccessState, MemoryTenantStore, TenantListener, TenantRecord, TenantStore, TenantStoreError,
-    },
+    tenant::{MemoryTenantStore, TenantRecord, TenantStore},
 };
 
-/// What a fake store does when it is asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Mood {
-    #[default]
-    Answer,
-    Fail,
-    Hang,
-    Panic,
-    /// Reads its answer, and hands it out only when a permit is given.
-    WaitAfterReading,
-    /// Gives its answer to the first question of the run for ever: a replica that lags behind.
-    Lag,
-}
-
-#[derive(Debug)]
-pub(crate) struct Behaviour {
-    mood: Mutex<Mood>,
-    pub(crate) n_asked: AtomicUsize,
-    pub(crate) permits: Semaphore,
-}
-
-impl Behaviour {
-    fn new() -> Self {
-        Self {
-            mood: Mutex::default(),
-            n_asked: AtomicUsize::new(0),
-            permits: Semaphore::new(0),
-        }
-    }
-
-    pub(crate) fn becomes(&self, mood: Mood) {
-        *self.mood.lock().unwrap() = mood;
-    }
-
-    pub(crate) fn n_asked(&self) -> usize {
-        self.n_asked.load(Ordering::SeqCst)
-    }
-
-    /// Waits until somebody asks for the n-th time.
-    pub(crate) async fn asked(&self, n: usize) {
-        while self.n_asked() < n {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    async fn act(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let mood = *self.mood.lock().unwrap();
-        self.n_asked.fetch_add(1, Ordering::SeqCst);
-        match mood {
-            Mood::Answer | Mood::Lag => Ok(()),
-            Mood::Fail => Err("the fake store was told to fail".into()),
-            Mood::Hang => std::future::pending().await,
-            Mood::Panic => panic!("the fake store was told to panic"),
-            Mood::WaitAfterReading => {
-                self.permits.acquire().await.unwrap().forget();
-                Ok(())
-            }
-        }
-    }
-
-    fn lags(&self) -> bool {
-        *self.mood.lock().unwrap() == Mood::Lag
-    }
-}
-
-/// Keys in memory, behind a trip.
-#[derive(Debug)]
-pub(crate) struct FarKeys {
-    store: MemoryKeyStore,
-    pub(crate) behaviour: Behaviour,
-    announces: AtomicBool,
-    listeners: Mutex<Vec<Weak<dyn KeyListener>>>,
-    snapshot: Mutex<Option<Option<Arc<KeyRecord>>>>,
-}
-
-impl FarKeys {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            store: MemoryKeyStore::new(),
-            behaviour: Behaviour::new(),
-            announces: AtomicBool::new(true),
-            listeners: Mutex::default(),
-            snapshot: Mutex::default(),
-        })
-    }
-
-    /// From now on, changes are not announced.
-    pub(crate) fn fall_silent(&self) {
-        self.announces.store(false, Ordering::SeqCst);
-    }
-
-    fn tell(&self, record: &KeyRecord, digest: &KeyDigest) {
-        if self.announces.load(Ordering::SeqCst) {
-            for listener in self.listening() {
-                listener.key_changed(digest, record.version);
-            }
-        }
-    }
-
-    pub(crate) fn tell_lost(&self) {
-        for listener in self.listening() {
-            listener.keys_lost();
-        }
-    }
-
-    fn listening(&self) -> Vec<Arc<dyn KeyListener>> {
-        let listeners = self.listeners.lock().unwrap();
-        listeners.iter().filter_map(Weak::upgrade).collect()
-    }
-
-    /// Remembers what the store says of a digest, for `Mood::Lag`.
-    pub(crate) async fn freeze(&self, digest: &KeyDigest) {
-        let record = self.store.find(digest).await.unwrap();
-        *self.snapshot.lock().unwrap() = Some(record);
-    }
-}
-
-#[async_trait]
-impl KeyStore for FarKeys {
-    async fn find(&self, digest: &KeyDigest) -> Result<Option<Arc<KeyRecord>>, KeyStoreError> {
-        let record = self.store.find(digest).await?;
-        self.behaviour
-            .act()
-            .await
-            .map_err(KeyStoreError::Unavailable)?;
-        if self.behaviour.lags() {
-            return Ok(self.snapshot.lock().unwrap().clone().unwrap_or(record));
-        }
-        Ok(record)
-    }
-
-    async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, KeyStoreError> {
-        self.store.find_by_id(id).await
-    }
-
-    async fn list(&self, tenant: &TenantId) -> Result<Vec<Arc<KeyRecord>>, KeyStoreError> {
-        self.store.list(tenant).await
-    }
-
-    async fn create(
-        &self,
-        digest: KeyDigest,
-        record: KeyRecord,
-    ) -> Result<Arc<KeyRecord>, KeyStoreError> {
-        let record = self.store.create(digest, record).await?;
-        self.tell(&record, &digest);
-        Ok(record)
-    }
-
-    async fn rotate(
-        &self,
-        old: &KeyId,
-        old_expires_at: Timestamp,
-        digest: KeyDigest,
-        record: KeyRecord,
-        now: Timestamp,
-    ) -> Result<Arc<KeyRecord>, KeyStoreError> {
-        self.store
-            .rotate(old, old_expires_at, digest, record, now)
-            .await
-    }
-
-    async fn revoke(&self, id: &KeyId, at: Timestamp) -> Result<Arc<KeyRecord>, KeyStoreError> {
-        let record = self.store.revoke(id, at).await?;
-        let digest = self.digest_of(id);
-        self.tell(&record, &digest);
-        Ok(record)
-    }
-
-    fn subscribe(&self, listener: Weak<dyn KeyListener>) {
-        self.listeners.lock().unwrap().push(listener);
-    }
-}
-
-impl FarKeys {
-    fn digest_of(&self, id: &KeyId) -> KeyDigest {
-        let document = serde_json::to_value(self.store.to_document()).unwrap();
-        let entries = document["keys"].as_array().unwrap();
-        let entry = entries.iter().find(|entry| entry["id"] == id.as_str());
-        KeyDigest::from_hex(entry.unwrap()["digest"].as_str().unwrap()).unwrap()
-    }
-}
-
-/// Tenants in memory, behind a trip.
-#[derive(Debug)]
-pub(crate) struct FarTenants {
-    store: MemoryTenantStore,
-    pub(crate) behaviour: Behaviour,
-}
-
-impl FarTenants {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            store: MemoryTenantStore::new(),
-            behaviour: Behaviour::new(),
-        })
-    }
-
-    /// Changes a tenant without a question that is counted.
-    pub(crate) async fn set_access_unseen(&self, name: &str, access: AccessState) {
-        let record = self.store.find(&tenant(name)).await.unwrap().unwrap();
-        let mut record = TenantRecord::clone(&record);
-        record.access = access;
-        self.store.replace(record).await.unwrap();
-    }
-}
-
-#[async_trait]
-impl TenantStore for FarTenants {
-    async fn find(&self, id: &TenantId) -> Result<Option<Arc<TenantRecord>>, TenantStoreError> {
-        let record = self.store.find(id).await?;
-        self.behaviour
-            .act()
-            .await
-            .map_err(TenantStoreError::Unavailable)?;
-        Ok(record)
-    }
-
-    async fn create(&self, record: TenantRecord) -> Result<Arc<TenantRecord>, TenantStoreError> {
-        self.store.create(record).await
-    }
-
-    async fn replace(&self, record: TenantRecord) -> Result<Arc<TenantRecord>, TenantStoreError> {
-        self.store.replace(record).await
-    }
-
-    fn subscribe(&self, listener: Weak<dyn TenantListener>) {
-        self.store.subscribe(listener);
-    }
-}
+pub(crate) use crate::common::far_stores::Mood;
+use crate::common::far_stores::{FakeKeys, FarTenants};
 
 /// A catalog with the plans `free` and `pro`.
 pub(crate) fn catalog() -> PlanCatalog {
@@ -269,7 +30,7 @@ pub(crate) fn catalog() -> PlanCatalog {
 
 /// Everything that one process holds, with stores behind a trip.
 pub(crate) struct Far {
-    pub(crate) keys: Arc<FarKeys>,
+    pub(crate) keys: Arc<FakeKeys>,
     pub(crate) tenants: Arc<FarTenants>,
     pub(crate) catalog: PlanCatalog,
     pub(crate) clock: ManualClock,
@@ -282,7 +43,7 @@ pub(crate) fn far() -> Far {
 }
 
 pub(crate) fn far_with(settings: CacheSettings) -> Far {
-    let (keys, tenants) = (FarKeys::new(), FarTenants::new());
+    let (keys, tenants) = (FakeKeys::far(), FarTenants::far());
     let (catalog, clock) = (catalog(), ManualClock::default());
     let key_store = || Arc::clone(&keys) as Arc<dyn KeyStore>;
     let tenant_store = || Arc::clone(&tenants) as Arc<dyn TenantStore>;
@@ -406,84 +167,16 @@ pub(crate) fn tenant(name: &str) -> TenantId {
     TenantId::new(name).unwrap()
 }
 
-/// Keys in memory that answer at once; something can be made to happen between reading and answering.
-pub(crate) struct NearKeys {
-    pub(crate) store: MemoryKeyStore,
-    pub(crate) before_answer: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-}
-
-impl std::fmt::Debug for NearKeys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NearKeys").finish_non_exhaustive()
-    }
-}
-
-#[async_trait]
-impl KeyStore for NearKeys {
-    fn find_now(&self, digest: &KeyDigest) -> Option<Option<Arc<KeyRecord>>> {
-        let found = self.store.find_now(digest);
-        let happens = self.before_answer.lock().unwrap().take();
-        if let Some(happens) = happens {
-            happens();
-        }
-        found
-    }
-
-    async fn find(&self, digest: &KeyDigest) -> Result<Option<Arc<KeyRecord>>, KeyStoreError> {
-        self.store.find(digest).await
-    }
-
-    async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, KeyStoreError> {
-        self.store.find_by_id(id).await
-    }
-
-    async fn list(&self, tenant: &TenantId) -> Result<Vec<Arc<KeyRecord>>, KeyStoreError> {
-        self.store.list(tenant).await
-    }
-
-    async fn create(
-        &self,
-        digest: KeyDigest,
-        record: KeyRecord,
-    ) -> Result<Arc<KeyRecord>, KeyStoreError> {
-        self.store.create(digest, record).await
-    }
-
-    async fn rotate(
-        &self,
-        old: &KeyId,
-        old_expires_at: Timestamp,
-        digest: KeyDigest,
-        record: KeyRecord,
-        now: Timestamp,
-    ) -> Result<Arc<KeyRecord>, KeyStoreError> {
-        self.store
-            .rotate(old, old_expires_at, digest, record, now)
-            .await
-    }
-
-    async fn revoke(&self, id: &KeyId, at: Timestamp) -> Result<Arc<KeyRecord>, KeyStoreError> {
-        self.store.revoke(id, at).await
-    }
-
-    fn subscribe(&self, listener: Weak<dyn KeyListener>) {
-        self.store.subscribe(listener);
-    }
-}
-
 /// Everything that one process holds, with stores in memory.
 pub(crate) struct Near {
-    pub(crate) keys: Arc<NearKeys>,
+    pub(crate) keys: Arc<FakeKeys>,
     pub(crate) clock: ManualClock,
     pub(crate) admin: Keys,
     pub(crate) auth: KeyAuthenticator,
 }
 
 pub(crate) fn near() -> Near {
-    let keys = Arc::new(NearKeys {
-        store: MemoryKeyStore::new(),
-        before_answer: Mutex::default(),
-    });
+    let keys = FakeKeys::near();
     let tenants: Arc<dyn TenantStore> = Arc::new(MemoryTenantStore::new());
     let key_store = || Arc::clone(&keys) as Arc<dyn KeyStore>;
     let clock = ManualClock::default();

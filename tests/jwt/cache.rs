@@ -18,7 +18,10 @@ use super::{
     signer::P256,
     stand::{AUDIENCE, ISSUER, all_keys, claims, stand, stand_with, with},
 };
-use crate::identity::fake::{FarTenants, Mood, answer, attempt, catalog, tenant};
+use crate::{
+    common::far_stores::{FarTenants, Mood},
+    identity::fake::{answer, attempt, catalog, tenant},
+};
 
 #[test]
 fn a_token_seen_before_is_the_same_identity_and_is_mapped_once() {
@@ -153,7 +156,7 @@ fn test_tokens_are_under_the_sandbox_plan_or_not_served() {
 
 #[tokio::test(start_paused = true)]
 async fn a_tenant_store_behind_a_trip_is_asked_once_and_survived_when_it_fails() {
-    let tenants = FarTenants::new();
+    let tenants = FarTenants::far();
     let record = TenantRecord::new(tenant("acme"), PlanName::new("free").unwrap());
     tenants.create(record).await.unwrap();
     let store = Arc::clone(&tenants) as Arc<dyn TenantStore>;

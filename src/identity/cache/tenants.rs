@@ -204,6 +204,11 @@ impl TenantSlots {
         }
     }
 
+    /// How many tenants are known, those swept away next included.
+    pub(in crate::identity) fn n_kept(&self) -> usize {
+        self.lock().by_id.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }

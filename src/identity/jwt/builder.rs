@@ -191,6 +191,7 @@ impl JwtAuthenticatorBuilder {
         };
         terms.check()?;
         self.refresh.check()?;
+        let seats = || Semaphore::new(settings.max_waiting.min(Semaphore::MAX_PERMITS));
         let inner = Arc::new(Inner {
             cache: digest_cache(self.capacity),
             hits: counter!("tollgate_token_cache_total", "result" => "hit"),
@@ -198,10 +199,11 @@ impl JwtAuthenticatorBuilder {
             mapping: self.mapping,
             misses: counter!("tollgate_token_cache_total", "result" => "miss"),
             policy: self.policy,
-            seats: Semaphore::new(settings.max_waiting.min(Semaphore::MAX_PERMITS)),
+            seats: seats(),
             settings,
             slots: TenantSlots::new(),
             tenants,
+            tenant_seats: seats(),
             terms,
         });
         let listener: Weak<Inner> = Arc::downgrade(&inner);

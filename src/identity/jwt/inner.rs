@@ -33,10 +33,13 @@ pub(super) struct Inner {
     pub(super) mapping: Box<dyn ClaimsToIdentity>,
     pub(super) misses: Counter,
     pub(super) policy: TokenPolicy,
+    /// Places for requests that wait for keys, which strangers can bring about.
     pub(super) seats: Semaphore,
     pub(super) settings: CacheSettings,
     pub(super) slots: TenantSlots,
     pub(super) tenants: Arc<dyn TenantStore>,
+    /// Places for requests that wait for a tenant, which takes a valid token.
+    pub(super) tenant_seats: Semaphore,
     pub(super) terms: Terms,
 }
 
@@ -216,7 +219,7 @@ impl Inner {
         now: Now,
     ) -> Result<Identity, AuthRefusal> {
         let unavailable = AuthRefusal::StoreUnavailable;
-        let _seat = self.seats.try_acquire().map_err(|_| unavailable)?;
+        let _seat = self.tenant_seats.try_acquire().map_err(|_| unavailable)?;
         let deadline = self.settings.store_deadline;
         let micros = now.monotonic_micros();
         let fetch = entry.tenant.refresh(&*self.tenants, micros, &self.settings);

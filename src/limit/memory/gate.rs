@@ -105,7 +105,7 @@ impl Gate {
 }
 
 /// The largest count: far above any limit, far below [`CLOSED`].
-const MAX_COUNT: u64 = 1 << 62;
+pub(super) const MAX_COUNT: u64 = 1 << 62;
 
 /// How much of `amount` can be added to a count without leaving the range.
 pub(super) const fn countable(count: u64, amount: u64) -> u64 {

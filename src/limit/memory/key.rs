@@ -51,8 +51,8 @@ pub(super) struct CellKey {
     scope: ScopeValue,
 }
 
-#[derive(Clone, Debug)]
-enum ScopeValue {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::limit) enum ScopeValue {
     Tenant,
     Key(Option<KeyId>),
     Route(Option<Arc<str>>),
@@ -60,15 +60,42 @@ enum ScopeValue {
     Custom(Arc<str>, Arc<str>),
 }
 
+/// What a count is known by outside of the map: the same in each process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::limit) struct CountName {
+    pub(in crate::limit) tenant: TenantId,
+    pub(in crate::limit) environment: Environment,
+    pub(in crate::limit) rule: Arc<str>,
+    pub(in crate::limit) shape: Arc<str>,
+    pub(in crate::limit) scope: ScopeValue,
+}
+
 impl<'a> CellRef<'a> {
-    /// The key of a rule's count for one call; `None` when the rule does not apply to the call, because its
-    /// custom scope has no value.
+    /// The key of the count of this name.
+    pub(super) fn named(hasher: &impl BuildHasher, name: &'a CountName) -> Self {
+        let parts = Parts {
+            tenant: &name.tenant,
+            environment: name.environment,
+            rule: &name.rule,
+            shape: &name.shape,
+            scope: name.scope.borrowed(),
+        };
+        Self {
+            hash: hasher.hash_one(parts),
+            parts,
+        }
+    }
+
+    /// The key of a rule's count for one call; `None` when the rule does not apply to the call.
     pub(super) fn new(
         hasher: &impl BuildHasher,
         rule: &'a CompiledRule,
         owner: &'a Owner,
         values: &'a ScopeValues,
     ) -> Option<Self> {
+        if rule.route().is_some() && !rule.applies_to(values) {
+            return None;
+        }
         let scope = match rule.scope() {
             Scope::Tenant => ScopeRef::Tenant,
             Scope::Key => ScopeRef::Key(owner.key.as_ref()),
@@ -123,6 +150,18 @@ impl<'a> CellRef<'a> {
     }
 }
 
+impl ScopeValue {
+    const fn borrowed(&self) -> ScopeRef<'_> {
+        match self {
+            Self::Tenant => ScopeRef::Tenant,
+            Self::Key(key) => ScopeRef::Key(key.as_ref()),
+            Self::Route(route) => ScopeRef::Route(route.as_ref()),
+            Self::Address(address) => ScopeRef::Address(*address),
+            Self::Custom(name, value) => ScopeRef::Custom(name, value),
+        }
+    }
+}
+
 impl CellKey {
     const fn parts(&self) -> Parts<'_> {
         Parts {
@@ -130,13 +169,17 @@ impl CellKey {
             environment: self.environment,
             rule: &self.rule,
             shape: &self.shape,
-            scope: match &self.scope {
-                ScopeValue::Tenant => ScopeRef::Tenant,
-                ScopeValue::Key(key) => ScopeRef::Key(key.as_ref()),
-                ScopeValue::Route(route) => ScopeRef::Route(route.as_ref()),
-                ScopeValue::Address(address) => ScopeRef::Address(*address),
-                ScopeValue::Custom(name, value) => ScopeRef::Custom(name, value),
-            },
+            scope: self.scope.borrowed(),
+        }
+    }
+
+    pub(super) fn name(&self) -> CountName {
+        CountName {
+            tenant: self.tenant.clone(),
+            environment: self.environment,
+            rule: Arc::clone(&self.rule),
+            shape: Arc::clone(&self.shape),
+            scope: self.scope.clone(),
         }
     }
 }

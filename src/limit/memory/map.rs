@@ -132,6 +132,15 @@ impl CellMap {
         }
     }
 
+    /// Shows every count to `visit`.
+    pub(super) fn visit(&self, mut visit: impl FnMut(&CellKey, &Cell)) {
+        for shard in &self.shards {
+            for (key, cell) in &shard.cells.pin() {
+                visit(key, cell);
+            }
+        }
+    }
+
     /// Evicts every idle cell and says how many there were.
     pub(super) fn sweep(&self, now: Now) -> usize {
         self.shards

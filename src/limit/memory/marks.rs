@@ -20,6 +20,19 @@ pub(super) enum Again {
 }
 
 impl Marks {
+    /// The marks as words.
+    pub(super) fn words(&self) -> [u64; 2] {
+        let [low, high] = &self.words;
+        [low.load(Ordering::Relaxed), high.load(Ordering::Relaxed)]
+    }
+
+    /// Marks from their words.
+    pub(super) fn of_words([low, high]: [u64; 2]) -> Self {
+        Self {
+            words: [AtomicU64::new(low), AtomicU64::new(high)],
+        }
+    }
+
     pub(super) fn clear(&self) {
         for word in &self.words {
             word.store(0, Ordering::Relaxed);

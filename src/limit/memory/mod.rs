@@ -10,8 +10,15 @@ mod log;
 mod map;
 mod marks;
 mod quota;
+mod saved;
 mod settle;
 mod window;
+
+pub(super) use self::{
+    key::{CountName, ScopeValue},
+    quota::QuotaUse,
+    saved::SavedQuota,
+};
 
 use std::{
     borrow::Cow,
@@ -33,7 +40,6 @@ use self::{
 use super::{
     compile::CompiledRule,
     decision::{Decision, Receipt},
-    rule::Scope,
     set::{LimitSet, Owner, ScopeValues},
     store::{LimitCall, LimitStore, LimitStoreError, OwnedLimitCall, Settlement},
 };
@@ -70,7 +76,7 @@ const DEFAULT_MAX_KEYS: usize = 1_000_000;
 /// [`LimitStoreError::Unavailable`], the policy [`OnStoreFailure`](super::OnStoreFailure) of its rule
 /// applies, and [`n_refused_keys`](Self::n_refused_keys) counts it.
 ///
-/// Everything is lost with the process.
+/// Everything is lost with the process, but for quotas where a [`QuotaSnapshot`](super::QuotaSnapshot) keeps them.
 pub struct MemoryLimits {
     /// Tells the cells that this store has put beside a set from those of another store.
     id: u64,
@@ -225,11 +231,8 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Whether the rule applies to the call: its custom scope, if it has one, has a value.
+    /// Whether the rule applies to the call.
     fn applies(&self) -> bool {
-        match self.rule.scope() {
-            Scope::Custom(name) => self.scopes.custom.iter().any(|(known, _)| known == name),
-            _ => true,
-        }
+        self.rule.applies_to(self.scopes)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{
     super::{quota::QuotaParameters, reading::Wait},
     cell::{Adjustment, Charge, Look, Taken},
-    gate::{Gate, Retired, countable},
+    gate::{Gate, MAX_COUNT, Retired, countable},
     marks::Marks,
 };
 use crate::clock::Timestamp;
@@ -24,6 +24,18 @@ pub(super) struct QuotaCell {
     /// stored period; one that has gone back further takes it along.
     earliest: AtomicU64,
     pub(super) marks: Marks,
+}
+
+/// What is used of a quota's period; points of time in microseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::limit) struct QuotaUse {
+    pub(in crate::limit) units: u64,
+    pub(in crate::limit) start: u64,
+    /// The first instant after the period; [`u64::MAX`] when it has no end.
+    pub(in crate::limit) end: u64,
+    pub(in crate::limit) earliest: u64,
+    /// Which thresholds have been told.
+    pub(in crate::limit) told: [u64; 2],
 }
 
 struct Stored {
@@ -64,6 +76,37 @@ impl QuotaCell {
             earliest: AtomicU64::new(period.earliest),
             marks: Marks::default(),
         }
+    }
+
+    /// A cell that goes on from what was used.
+    pub(super) fn restored(used: &QuotaUse) -> Self {
+        Self {
+            gate: Gate::new(used.units.min(MAX_COUNT)),
+            start: AtomicU64::new(used.start),
+            end: AtomicU64::new(used.end),
+            earliest: AtomicU64::new(used.earliest),
+            marks: Marks::of_words(used.told),
+        }
+    }
+
+    /// What is used of the stored period; `None` when nothing is.
+    pub(super) fn used(&self) -> Option<QuotaUse> {
+        // Most idle counts are passed by without a lock.
+        if self.gate.load() == Some(0) {
+            return None;
+        }
+        let read = |units| {
+            let used = QuotaUse {
+                units,
+                start: self.start.load(Ordering::Relaxed),
+                end: self.end.load(Ordering::Relaxed),
+                earliest: self.earliest.load(Ordering::Relaxed),
+                told: self.marks.words(),
+            };
+            (units, used)
+        };
+        let used = self.gate.exclusive(read).ok()?;
+        (used.units > 0).then_some(used)
     }
 
     #[inline]
