@@ -2,13 +2,13 @@
 //!
 //! A service adds one layer, and from then on every request is
 //!
-//! 1. **identified** by its API key ([`auth`], [`identity`]);
+//! 1. **identified** by its API key or its access token ([`auth`], [`identity`]);
 //! 2. **placed** in a tenant with a plan and a state of payment ([`tenant`], [`plan`]);
 //! 3. **admitted or refused** by token buckets, sliding windows and quotas ([`limit`]);
 //! 4. **metered**, however it ends ([`meter`], [`sink`]);
 //! 5. **answered** in one JSON form when something is wrong ([`error`]).
 //!
-//! Everything runs in the process, with no server beside it. Everything behind a layer is a trait, so that a
+//! Everything runs in the process, with no server beside it unless you want one. Everything behind a layer is a trait, so that a
 //! service can keep its keys, tenants, counts and usage where it likes; and each layer works alone, in any
 //! tower stack, for a service that needs one part only.
 //!
@@ -49,19 +49,22 @@
 //! ```
 //!
 //! The [`guide`] explains the [architecture](guide::architecture), the [order of the
-//! layers](guide::layer_order), each [default](guide::defaults), each [error](guide::errors), what each
-//! [failure](guide::failure) does, and [streams and long connections](guide::streaming).
+//! layers](guide::layer_order), each [default](guide::defaults), each [error](guide::errors) and what each
+//! [failure](guide::failure) does. It has pages on [streams and long connections](guide::streaming),
+//! [gRPC](guide::grpc), [metrics](guide::metrics) and [restarts](guide::restart), and on access tokens and Redis
+//! with their features.
 //!
 //! # Features
 //!
 //! None is on by default; each adds and changes nothing else.
 //!
-//! - `axum`: extractors for [`Tenant`], [`Identity`] and
-//!   [`Meter`]; route templates and peer addresses as axum knows them.
-//! - `jwt`: access tokens of an identity provider beside API keys.
-//! - `reqwest`: an HTTP client; with `jwt`, a provider's keys from their address.
-//! - `conformance`: test suites for your own implementations of this crate's traits.
+//! - `axum`: extractors for [`Tenant`], [`Identity`], [`Meter`] and [`CostScope`](meter::CostScope); route
+//!   templates and peer addresses as axum knows them.
+//! - `conformance`: test suites for your own key, tenant and limit stores.
 //! - `grpc`: errors in gRPC's form, metering by `grpc-status`, and routes of gRPC methods.
+//! - `jwt`: access tokens of an identity provider beside API keys.
+//! - `redis`: limits shared by all processes.
+//! - `reqwest`: an HTTP client; with `jwt`, a provider's keys from their address.
 //! - `toml`: [`Document`]s read from and written as TOML.
 //! - `full`: all of them.
 
@@ -102,6 +105,9 @@ pub mod limit;
 mod listeners;
 pub mod meter;
 pub mod plan;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub mod redis_support;
 pub mod request_id;
 pub mod route;
 mod series;

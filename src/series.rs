@@ -46,6 +46,11 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "Trips to the stores of keys and tenants, by result.",
     ),
     (
+        "tollgate_jwks_refreshes_total",
+        Kind::Counter,
+        "Fetches of an identity provider's keys, by result.",
+    ),
+    (
         BREAKERS_OPEN,
         Kind::Gauge,
         "Limit layers that ask their store no more, as it does not answer.",
@@ -61,9 +66,39 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "Calls decided without their limit store.",
     ),
     (
+        "tollgate_limit_redis_batches_total",
+        Kind::Counter,
+        "Runs of the script that decides limits in Redis.",
+    ),
+    (
+        "tollgate_limit_redis_calls_total",
+        Kind::Counter,
+        "Decisions and settlements that those runs held.",
+    ),
+    (
+        "tollgate_limit_redis_reconnects_total",
+        Kind::Counter,
+        "Connections to Redis that were made anew.",
+    ),
+    (
+        "tollgate_limit_settlements_dropped_total",
+        Kind::Counter,
+        "Settlements that could not be sent to Redis.",
+    ),
+    (
         "tollgate_limit_store_failures_total",
         Kind::Counter,
         "Decisions that a limit store failed to give, by kind.",
+    ),
+    (
+        "tollgate_quota_snapshot_loads_total",
+        Kind::Counter,
+        "Snapshots of quotas that were looked for at a start, by result.",
+    ),
+    (
+        "tollgate_quota_snapshot_writes_total",
+        Kind::Counter,
+        "Snapshots of quotas that were written, by result.",
     ),
     (
         REFUSALS,
@@ -79,6 +114,11 @@ const SERIES: &[(&str, Kind, &str)] = &[
         REQUESTS,
         Kind::Counter,
         "Calls that have ended, by route template, class of status and outcome.",
+    ),
+    (
+        "tollgate_token_cache_total",
+        Kind::Counter,
+        "Look-ups of verified tokens in memory, by result.",
     ),
     (
         "tollgate_usage_acked_total",
@@ -109,6 +149,11 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "tollgate_usage_opened_total",
         Kind::Counter,
         "Calls whose caller was identified.",
+    ),
+    (
+        "tollgate_usage_parts_total",
+        Kind::Counter,
+        "Usage events that report a call which goes on.",
     ),
     (
         "tollgate_usage_quantities_ignored_total",

@@ -15,6 +15,7 @@ mod limit_layer;
 mod meter;
 mod plan;
 mod preflight;
+mod redis_limits;
 mod restart;
 mod series;
 mod sink;

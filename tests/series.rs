@@ -192,6 +192,41 @@ fn every_series_is_in_the_guide_and_described() {
     }
 }
 
+/// The names that the source holds, whichever feature they belong to.
+fn named_in(folder: &std::path::Path, names: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            named_in(&path, names);
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            let text = std::fs::read_to_string(&path).expect("a text");
+            let found = text.split("\"tollgate_").skip(1);
+            let name = |rest: &str| {
+                rest.split('"')
+                    .next()
+                    .map(|rest| format!("tollgate_{rest}"))
+            };
+            names.extend(found.filter_map(name).filter(|name| name != "tollgate_"));
+        }
+    }
+}
+
+#[test]
+fn every_name_in_the_source_is_in_the_guide() {
+    let mut names = Vec::new();
+    named_in(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/src").as_ref(),
+        &mut names,
+    );
+    assert!(names.len() > 25, "{names:?}");
+    for name in names {
+        assert!(
+            GUIDE.contains(&format!("| `{name}` |")),
+            "{name} is not in the guide"
+        );
+    }
+}
+
 /// A store that is down until it is told otherwise.
 #[derive(Clone, Debug, Default)]
 struct Down(Arc<AtomicBool>);

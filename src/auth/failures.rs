@@ -1,14 +1,11 @@
 use std::{
     fmt,
-    hash::RandomState,
     net::IpAddr,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
-use quick_cache::{UnitWeighter, sync::Cache};
-
-use super::{client_addr::network_key, pace::Pace};
+use super::{client_addr::network_key, networks::Networks, pace::Pace};
 use crate::{clock::Now, error::ConfigError};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -18,10 +15,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 ///
 /// A token bucket for each IPv4 address or IPv6 /64: [`check`](Self::check) before a credential of which nothing
 /// is known is looked up, [`record`](Self::record) after it failed. A credential that is known to work is never
-/// to be held back by it: an attacker could lock out whoever shares his address. By default 30 failures per minute with a burst of 30, for the
-/// 65,536 networks seen last; memory is bounded by that number. Clients without a known address share one
-/// count. Attempts that run at the same time are checked before any of them is recorded, so a client can
-/// exceed the burst by as many as it has in flight.
+/// to be held back by it: an attacker could lock out whoever shares his address. By default 30 failures per
+/// minute with a burst of 30, for 65,536 networks, which take 1 MiB; when there are more, those are forgotten that
+/// have failed least. Clients without a known address share one count. Attempts that run at the same time are
+/// checked before any of them is recorded, so a client can exceed the burst by as many as it has in flight.
 ///
 /// Cloning gives a second handle to the same counts.
 #[derive(Clone)]
@@ -31,7 +28,7 @@ pub struct FailureLimit {
 
 struct Shared {
     pace: Pace,
-    networks: Cache<IpAddr, Arc<AtomicU64>, UnitWeighter, RandomState>,
+    networks: Networks,
     without_address: AtomicU64,
 }
 
@@ -48,8 +45,8 @@ impl FailureLimit {
         Self::with_networks(per_minute, burst, Self::DEFAULT_NETWORKS)
     }
 
-    /// As [`FailureLimit::new`], remembering this many networks; when there are more, one not seen for long
-    /// is forgotten.
+    /// As [`FailureLimit::new`], remembering at most this many networks, in 16 bytes each; when there are more,
+    /// one that has failed little is forgotten.
     ///
     /// # Errors
     ///
@@ -69,17 +66,10 @@ impl FailureLimit {
     }
 
     fn unchecked(per_minute: u32, burst: u32, networks: usize) -> Self {
-        let cache = Cache::with(
-            networks,
-            networks as u64,
-            UnitWeighter,
-            RandomState::new(),
-            Default::default(),
-        );
         Self {
             shared: Arc::new(Shared {
                 pace: Pace::new(per_minute, MINUTE, burst),
-                networks: cache,
+                networks: Networks::new(networks),
                 without_address: AtomicU64::new(0),
             }),
         }
@@ -99,9 +89,9 @@ impl FailureLimit {
         let now = now.monotonic_micros();
         match address.map(network_key) {
             None => pace.check(without_address, now),
-            Some(network) => match networks.get(&network) {
+            Some(network) => match networks.find(network) {
                 None => Ok(()),
-                Some(state) => pace.check(&state, now),
+                Some(state) => pace.check(state, now),
             },
         }
     }
@@ -117,13 +107,9 @@ impl FailureLimit {
         let Some(network) = address.map(network_key) else {
             return pace.take(without_address, now);
         };
-        // Two first failures at once may each make a state and one is lost: one failure too few is counted.
-        let state = networks.get(&network).unwrap_or_else(|| {
-            let state = Arc::new(AtomicU64::new(0));
-            networks.insert(network, Arc::clone(&state));
-            state
-        });
-        pace.take(&state, now);
+        if let Some(state) = networks.find_or_take(network) {
+            pace.take(state, now);
+        }
     }
 }
 

@@ -70,6 +70,7 @@ mod hasher;
 pub mod jwt;
 mod key;
 mod memory_store;
+mod networks;
 mod pace;
 mod record;
 mod refusal;

@@ -442,9 +442,16 @@ impl LimitModel {
                 hold.amount.saturating_sub(kept),
                 kept.saturating_sub(hold.amount),
             );
+            if (back, more) == (0, 0) {
+                continue;
+            }
             match &mut count.kind {
                 Kind::Bucket(bucket) => {
                     *bucket = bucket.at(now.monotonic_micros());
+                    if let Algorithm::TokenBucket { n, period, burst } = rule.algorithm() {
+                        let period = u128::from(micros(*period));
+                        *bucket = bucket.under(u128::from(*n), period, u128::from(*burst));
+                    }
                     let age = u128::from(now.monotonic_micros().saturating_sub(hold.period));
                     if age < bucket.size().div_ceil(bucket.n) {
                         let back = u128::from(back) * bucket.period;

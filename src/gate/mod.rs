@@ -51,7 +51,6 @@ mod held;
 mod layer;
 mod merge;
 mod reload;
-mod restart;
 mod steps;
 mod stores;
 mod tollgate;

@@ -1,18 +1,22 @@
-//! How the crate works and why: pages without code.
+//! How the crate works and why.
 //!
 //! - [`architecture`]: the rooms of the crate, how a call walks through them, and what is deliberately absent.
 //! - [`layer_order`]: why the layers stand in their order, and where yours go.
 //! - [`defaults`]: each default as a question, with its reason.
 //! - [`errors`]: every error code, and what a client should do.
 //! - [`failure`]: what happens when a store, a sink, a process or a client fails.
+//! - [`streaming`]: streams, clients that leave, connections that leave HTTP, and bodies that are counted.
 //! - [`grpc`]: what gRPC callers are told, how their calls are metered, and what to set.
 #![cfg_attr(
     feature = "jwt",
     doc = "- [`tokens`]: access tokens of an identity provider: what is checked, and what happens when it fails."
 )]
-//! - [`streaming`]: streams, clients that leave, connections that leave HTTP, and bodies that are counted.
-//! - [`metrics`]: every metric with its labels, and what to watch.
 //! - [`restart`]: what survives a restart and a kill, one document for keys, tenants and plans, the snapshot of quotas.
+#![cfg_attr(
+    feature = "redis",
+    doc = "- [`redis`]: what limits in Redis promise and what they cost."
+)]
+//! - [`metrics`]: every metric with its labels, and what to watch.
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
@@ -31,6 +35,11 @@ pub mod grpc {}
 
 #[doc = include_str!("layer_order.md")]
 pub mod layer_order {}
+
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+#[doc = include_str!("redis.md")]
+pub mod redis {}
 
 #[cfg(feature = "jwt")]
 #[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]

@@ -393,7 +393,7 @@ fn check_text(path: &'static str, text: &str) -> Result<(), ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rule::{Concurrency, Quota, Rate, Window};
+    use super::super::kinds::{Concurrency, Quota, Rate, Window};
     use super::*;
 
     fn fault(rule: impl Into<Rule>) -> String {

@@ -5,10 +5,8 @@ use std::{num::NonZeroU32, sync::Arc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::{
-    rule::{
-        Action, Algorithm, Concurrency, Edge, OnStoreFailure, Period, Quota, Rate, Rule, Scope,
-        Unit, Window,
-    },
+    kinds::{Concurrency, Quota, Rate, Window},
+    rule::{Action, Algorithm, Edge, OnStoreFailure, Period, Rule, Scope, Unit},
     text::Length,
 };
 

@@ -83,10 +83,13 @@ mod fallback;
 mod future;
 mod headers;
 mod hook;
+mod kinds;
 mod layer;
 mod memory;
 mod quota;
 mod reading;
+#[cfg(feature = "redis")]
+mod redis_store;
 mod refusal;
 mod rule;
 mod service;
@@ -98,7 +101,13 @@ mod store;
 mod subject;
 mod text;
 mod token_bucket;
+mod verdict;
 
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::redis_store::{
+    LostQuota, QuotaTotals, RedisLimits, RedisLimitsBuilder, RedisLimitsError,
+};
 pub(crate) use self::{
     charge::Charge,
     step::{Refused, Step, Trip},
@@ -114,14 +123,12 @@ pub use self::{
     future::ResponseFuture,
     headers::HeaderStyle,
     hook::{LimitDegraded, LimitKey, LogThresholds, ThresholdEvent, ThresholdSink},
+    kinds::{Concurrency, Quota, Rate, Window},
     layer::LimitLayer,
     memory::MemoryLimits,
     quota::{PeriodBounds, QuotaParameters},
     reading::{Reading, Wait},
-    rule::{
-        Action, Algorithm, Concurrency, Edge, OnStoreFailure, Period, Quota, Rate, Rule, Scope,
-        Unit, Window,
-    },
+    rule::{Action, Algorithm, Edge, OnStoreFailure, Period, Rule, Scope, Unit},
     service::Limit,
     set::{LimitSet, Owner, RuleSet, ScopeValues},
     sliding_window::{LogParameters, WindowParameters},

@@ -223,7 +223,10 @@ impl Question {
             }
         };
         tracing::debug!(target: "tollgate::limit", error = error as &dyn Error, "no decision");
-        self.settings.breaker.failed(self.now);
+        // A store that found a foreign value under one key still serves every other.
+        if !matches!(error, LimitStoreError::Corrupt(_)) {
+            self.settings.breaker.failed(self.now);
+        }
         self.without_store(indeterminate, charge)
     }
 

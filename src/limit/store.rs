@@ -5,6 +5,7 @@ use std::{fmt::Debug, sync::Arc};
 use async_trait::async_trait;
 
 use super::{
+    compile::{CompiledAlgorithm, CompiledRule},
     cost::Cost,
     decision::{Decision, Receipt},
     set::{LimitSet, ScopeValues},
@@ -93,6 +94,23 @@ pub enum Settlement {
     Cancel,
 }
 
+impl Settlement {
+    /// What a rule's charge of `held` units changes by: the units that it gets back, and the units that it is
+    /// charged more. One of them is zero.
+    pub(super) fn change(&self, rule: &CompiledRule, held: u64) -> (u64, u64) {
+        match (self, rule.compiled()) {
+            (_, CompiledAlgorithm::Concurrency(_))
+            | (Self::Cancel, _)
+            | (Self::Refund | Self::Waive(_), CompiledAlgorithm::Quota(_)) => (held, 0),
+            (Self::Refund, _) => (0, 0),
+            (Self::Actual(cost) | Self::Waive(cost), _) => {
+                let actual = cost.amount(rule.unit());
+                (held.saturating_sub(actual), actual.saturating_sub(held))
+            }
+        }
+    }
+}
+
 /// The store gave no usable answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -142,9 +160,10 @@ pub trait LimitStore: Debug + Send + Sync + 'static {
     async fn decide(self: Arc<Self>, call: OwnedLimitCall) -> Result<Decision, LimitStoreError>;
 
     /// Ends a charge. Never waits: a store that needs a trip queues it. Idempotent by receipt; what the
-    /// window of the charge no longer holds is left alone; a bucket never rises above its capacity, and gets
-    /// nothing back that was charged a whole refill ago. `call` has the scopes of the decision and the time of
-    /// the settlement.
+    /// window of the charge no longer holds is left alone; a bucket never rises above its capacity, gets
+    /// nothing back that was charged a whole refill ago, and counts the units by the numbers that they were
+    /// charged by, also after a change of plan. `call` has the set and the scopes of the decision and the time
+    /// of the settlement.
     fn settle(&self, call: &LimitCall<'_>, receipt: &Receipt, settlement: &Settlement);
 }
 

@@ -4,7 +4,10 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::rule::{Period, Rate, Scope, Unit};
+use super::{
+    kinds::Rate,
+    rule::{Period, Scope, Unit},
+};
 use crate::error::ConfigError;
 
 /// A length of time as people write it: `second`, `10s`, `500ms`.

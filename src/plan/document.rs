@@ -70,7 +70,6 @@ impl PlanDocument {
     pub fn from_deserializer<'de, D>(deserializer: D) -> Result<Self, ConfigError>
     where
         D: Deserializer<'de>,
-        D::Error: Send + Sync + 'static,
     {
         ConfigError::read(deserializer)
     }

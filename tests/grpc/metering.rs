@@ -85,6 +85,7 @@ async fn a_stream_is_metered_by_its_trailers() {
 /// What is left of a quota of 10 and a rate of 10 after one call that ends so.
 async fn left_after(stand: &Stand, said: &str, streamed: bool) -> (String, String) {
     let mut client = stand.caller().await;
+    let before = stand.sink.len();
     if streamed {
         let mut texts = client.count(said).await.expect("a stream");
         while let Ok(Some(_)) = next(&mut texts).await {}
@@ -92,7 +93,7 @@ async fn left_after(stand: &Stand, said: &str, streamed: bool) -> (String, Strin
         let _ = client.say(said).await;
     }
     // The charge is settled with the body, the event of the call after it.
-    stand.events(stand.sink.len() + 1).await;
+    stand.events(before + 1).await;
     let request = client.ready(super::text("peek")).await;
     let codec = tonic_prost::ProstCodec::<super::Text, super::Text>::default();
     let path = SAY.parse().expect("a path");
@@ -101,7 +102,7 @@ async fn left_after(stand: &Stand, said: &str, streamed: bool) -> (String, Strin
         .unary(request, path, codec)
         .await
         .expect("an answer");
-    stand.events(stand.sink.len() + 1).await;
+    stand.events(before + 2).await;
     let fields = answer.metadata().get("ratelimit").expect("the limits");
     let fields = fields.to_str().expect("a text").to_owned();
     let left = |name: &str| {

@@ -1,11 +1,11 @@
 //! What a call cost whoever runs the service.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, routing::get};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use tokio_stream::StreamExt as _;
 use tollgate::{
     clock::ManualClock,
@@ -158,7 +158,7 @@ async fn the_handlers_time_counts_where_it_is_asked_for() {
     stand
         .call(setup, "/chat", |_, clock| {
             clock.advance(Duration::from_millis(30));
-            http_body_util::StreamBody::new(tokio_stream::once(()).map(move |()| {
+            StreamBody::new(tokio_stream::once(()).map(move |()| {
                 clock.advance(Duration::from_secs(9));
                 infallible(http_body::Frame::data(Bytes::from_static(b"slow")))
             }))
@@ -289,4 +289,94 @@ async fn a_handler_of_axum_takes_the_scope_as_an_argument() {
         .expect("a request");
     let answer = bare.oneshot(request).await.expect("an answer");
     assert_eq!(answer.status(), 500, "no meter around it");
+}
+
+#[tokio::test]
+async fn what_costs_and_what_is_billed_differ_where_a_client_leaves() {
+    let stand = stand();
+    let service = ServiceBuilder::new()
+        .layer(priced(MeterLayer::new(stand.recorder.clone())))
+        .map_request(identify(identity()))
+        .service(service_fn(async |request: Request<Full<Bytes>>| {
+            meter_of(&request).add("input", 10);
+            pending::<()>().await;
+            infallible(Response::new(full("never")))
+        }));
+    let request = Request::get("/chat")
+        .body(Full::default())
+        .expect("a request");
+    let mut call = Box::pin(service.oneshot(request));
+    let poll = std::future::poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx)));
+    assert!(poll.await.is_pending());
+    drop(call);
+    let event = stand.event().await;
+    assert!(!event.quantities.contains_key("input") || event.quantities["input"] == 0);
+    let cost = event.cost.expect("a cost");
+    assert_eq!(cost.tokens_nanos, 30, "the work was done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reports_of_a_call_that_goes_on_add_up_to_its_cost() {
+    let (clock, sink) = (ManualClock::default(), MemorySink::new());
+    let recorder = Recorder::builder(sink.clone())
+        .clock(Arc::new(clock.clone()))
+        .report_every(Duration::from_secs(60))
+        .build()
+        .expect("a recorder");
+    let kept: Arc<std::sync::Mutex<Option<Meter>>> = Arc::default();
+    let keep = Arc::clone(&kept);
+    let answer = move |request: Request<Full<Bytes>>| {
+        *keep.lock().expect("a lock") = Some(meter_of(&request));
+        let never = tokio_stream::pending::<Result<http_body::Frame<Bytes>, Infallible>>();
+        async { infallible(Response::new(StreamBody::new(never))) }
+    };
+    let service = ServiceBuilder::new()
+        .layer(priced(MeterLayer::new(recorder.clone())))
+        .map_request(identify(identity()))
+        .service(service_fn(answer));
+    let request = Request::get("/chat")
+        .body(Full::default())
+        .expect("a request");
+    let response = service.oneshot(request).await.expect("an answer");
+    let meter = kept.lock().expect("a lock").take().expect("a meter");
+    let hold = meter.hold();
+    for _ in 0..3 {
+        hold.add("input", 10);
+        meter.cost().add_upstream(100);
+        meter.cost().add_compute(Duration::from_nanos(1_500));
+        clock.advance(Duration::from_secs(61));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    meter.cost().add_upstream(1);
+    drop((response, hold));
+    recorder.flush().await;
+    let events = sink.events();
+    assert_eq!(events.len(), 4);
+    let costs: Vec<_> = events
+        .iter()
+        .map(|event| event.cost.expect("a cost"))
+        .collect();
+    let sum = |part: fn(&CallCost) -> u64| costs.iter().map(part).sum::<u64>();
+    assert_eq!(
+        sum(|cost| cost.call_nanos),
+        1_000,
+        "one call, whatever its reports"
+    );
+    assert_eq!(sum(|cost| cost.upstream_nanos), 301);
+    assert_eq!(sum(|cost| cost.tokens_nanos), 90);
+    assert_eq!(sum(|cost| cost.compute_micros), 4, "of 4,500 nanoseconds");
+    for event in &events {
+        assert_eq!(
+            priced_by_hand(event),
+            event.cost.expect("a cost").total_nanos
+        );
+    }
+}
+
+/// What the rates of `priced` give for an event.
+fn priced_by_hand(event: &UsageEvent) -> u64 {
+    let cost = event.cost.expect("a cost");
+    let call = if event.part_of.is_none() { 1_000 } else { 0 };
+    let tokens = event.quantities.get("input").copied().unwrap_or(0) * 3;
+    call + cost.compute_micros * 2 + cost.upstream_nanos + tokens
 }

@@ -17,8 +17,9 @@ use crate::{
     },
 };
 
-/// How often a fetch is repeated because a change was announced while it ran.
-const MAX_TRIES: usize = 3;
+/// How often a fetch is repeated because a change was announced while it ran. Rarely more than once; but stores in
+/// memory can be changed without a pause, by a document that is loaded over and over.
+const MAX_TRIES: usize = 16;
 
 impl Inner {
     /// Asks the stores, with everybody else who needs the same key.

@@ -174,18 +174,19 @@ impl BucketCell {
         self.gate.replace(current, not_closed(full_at))
     }
 
-    /// Gives back or charges more, by the parameters that the bucket is counted under now.
+    /// Gives back or charges more, by the parameters of the charge: after a change of plan, the bucket gets
+    /// back the share of it that was taken.
     ///
     /// What was charged a whole refill ago has come back by itself: given back once more it would pass twice.
     pub(super) fn adjust(
         &self,
+        parameters: &BucketParameters,
         now: u64,
         charged_at: u64,
         adjustment: Adjustment,
     ) -> Result<(), Retired> {
         loop {
-            let parameters = self.parameters();
-            let word = self.current(&parameters, now)?;
+            let word = self.current(parameters, now)?;
             let age = now.saturating_sub(charged_at);
             if matches!(adjustment, Adjustment::GiveBack(_)) && age >= parameters.refill_micros() {
                 return Ok(());

@@ -188,16 +188,21 @@ impl Cell {
     /// Changes the charge of `period` after the fact.
     pub(super) fn adjust(
         &self,
+        rule: &CompiledRule,
         moment: &Moment,
         period: u64,
         adjustment: Adjustment,
     ) -> Result<(), Retired> {
-        match self {
-            Self::Bucket(cell) => cell.adjust(moment.micros(), period, adjustment),
-            Self::Window(cell) => cell.adjust(period, adjustment),
-            Self::Log(cell) => cell.adjust(moment.micros(), period, adjustment),
-            Self::Quota(cell) => cell.adjust(period, adjustment),
-            Self::Gauge(cell) => cell.adjust(adjustment),
+        match (self, rule.compiled()) {
+            (Self::Bucket(cell), CompiledAlgorithm::TokenBucket(bucket)) => {
+                cell.adjust(bucket, moment.micros(), period, adjustment)
+            }
+            // A bucket's shape is that of buckets alone.
+            (Self::Bucket(_), _) => Ok(()),
+            (Self::Window(cell), _) => cell.adjust(period, adjustment),
+            (Self::Log(cell), _) => cell.adjust(moment.micros(), period, adjustment),
+            (Self::Quota(cell), _) => cell.adjust(period, adjustment),
+            (Self::Gauge(cell), _) => cell.adjust(adjustment),
         }
     }
 

@@ -1,18 +1,16 @@
 //! One decision over all rules of a call.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use super::{
     super::{
         compile::{CompiledAlgorithm, CompiledRule},
-        decision::{
-            Crossing, Decision, Hold, Holds, Outcome, Receipt, RefusalReason, RuleState, RuleStates,
-        },
+        decision::{Crossing, Decision, Hold, Holds, Outcome, Receipt, RuleState, RuleStates},
         reading::{Reading, Wait},
-        rule::Action,
         store::{LimitCall, LimitStoreError},
+        verdict::{self, Said, prices_excess, state},
     },
     CellHandle, MemoryLimits, Place, Prepared,
     cell::{Adjustment, Cell, CellFault, Charge, Look, Moment, Taken},
@@ -165,25 +163,9 @@ impl Applied<'_> {
     }
 }
 
-#[inline]
-fn state(index: usize, rule: &CompiledRule, reading: &Reading, wait: Wait) -> RuleState {
-    let mut state = RuleState::read(index, rule.limit(), reading, rule.window_micros());
-    state.exceeded = !wait.is_zero();
-    state.threshold = rule.threshold_at(reading.used);
-    state
-}
-
-/// Whether a charge of the rule is overage when the rule was above its limit.
-#[inline]
-fn prices_excess(rule: &CompiledRule, amount: u64) -> bool {
-    amount > 0 && rule.rule().action == Action::Overage && !rule.rule().shadow
-}
-
 const fn nothing_left() -> Look {
-    Look {
-        reading: Reading::new(0, 0, None),
-        wait: Wait::Forever,
-    }
+    let (reading, wait) = verdict::nothing_left();
+    Look { reading, wait }
 }
 
 /// Decides the common call without a detour: all its rules count for its owner, in cells that are known
@@ -217,9 +199,10 @@ fn admit_beside(
             .get()
             .map(|cell| cell.take(rule, moment, amount, !rule.refuses()));
         let Some(Ok(Taken::Charged(charge))) = taken else {
-            for (hold, (_, slot)) in std::iter::zip(decision.receipt.holds(), rules()) {
+            for (hold, (rule, slot)) in std::iter::zip(decision.receipt.holds(), rules()) {
                 if let Some(cell) = slot.get() {
-                    let _ = cell.adjust(moment, hold.period, Adjustment::GiveBack(hold.amount));
+                    let _ =
+                        cell.adjust(rule, moment, hold.period, Adjustment::GiveBack(hold.amount));
                 }
             }
             return false;
@@ -304,39 +287,24 @@ fn is_refused(applied: &[Applied<'_>], looks: &[Look]) -> bool {
 fn give_back(applied: &[Applied<'_>], charges: &[Charge], moment: &Moment) {
     for (rule, charge) in std::iter::zip(applied, charges) {
         if let Some(cell) = &rule.cell {
-            let _ = cell.adjust(moment, charge.period, Adjustment::GiveBack(charge.amount));
+            let _ = cell.adjust(
+                rule.rule,
+                moment,
+                charge.period,
+                Adjustment::GiveBack(charge.amount),
+            );
         }
     }
 }
 
 fn refuse(applied: &[Applied<'_>], looks: &[Look]) -> Decision {
-    let mut states = RuleStates::new();
-    // The first of the most restrictive: never-passing before the longest wait before an unknown one.
-    let mut worst: Option<(&Applied<'_>, Wait)> = None;
-    for (rule, look) in std::iter::zip(applied, looks) {
-        states.push(rule.state(&look.reading, look.wait));
-        if rule.rule.refuses()
-            && !look.wait.is_zero()
-            && worst.is_none_or(|(_, wait)| look.wait > wait)
-        {
-            worst = Some((rule, look.wait));
-        }
-    }
-    let (rule, wait) = worst.map_or((0, Wait::Unknown), |(rule, wait)| (rule.index, wait));
-    let exceeds = worst.is_some_and(|(rule, _)| rule.amount > rule.rule.limit());
-    let outcome = Outcome::Refused {
-        rule,
-        reason: if exceeds {
-            RefusalReason::ExceedsCapacity
-        } else {
-            RefusalReason::LimitReached
-        },
-        retry_after: match wait {
-            Wait::Micros(micros) => Some(Duration::from_micros(micros)),
-            Wait::Zero | Wait::Unknown | Wait::Forever => None,
-        },
-    };
-    Decision::new(outcome, states, Receipt::default())
+    verdict::refused(std::iter::zip(applied, looks).map(|(rule, look)| Said {
+        index: rule.index,
+        rule: rule.rule,
+        amount: rule.amount,
+        state: rule.state(&look.reading, look.wait),
+        wait: look.wait,
+    }))
 }
 
 fn admit(applied: &[Applied<'_>], charges: &[Charge]) -> Decision {

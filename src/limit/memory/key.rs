@@ -212,7 +212,7 @@ impl Equivalent<CellKey> for CellRef<'_> {
 
 /// The network that an address is counted by: IPv4 as it is, also when mapped into IPv6, and IPv6 by its /64,
 /// the least that one customer of a network operator holds (RFC 6177).
-fn network(address: IpAddr) -> IpAddr {
+pub(in crate::limit) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

@@ -32,6 +32,8 @@ use std::{
 use async_trait::async_trait;
 use smallvec::SmallVec;
 
+#[cfg(feature = "redis")]
+pub(super) use self::key::network;
 use self::{
     cell::{Cell, Moment},
     key::CellRef,

@@ -2,7 +2,6 @@
 
 use super::{
     super::{
-        compile::CompiledAlgorithm,
         decision::{Hold, Receipt},
         store::{LimitCall, Settlement},
     },
@@ -32,21 +31,9 @@ impl MemoryLimits {
                 owner: call.set.owner(),
                 scopes: call.scopes,
             };
-            let adjustment = match (settlement, rule.compiled()) {
-                (_, CompiledAlgorithm::Concurrency(_))
-                | (Settlement::Cancel, _)
-                | (Settlement::Refund | Settlement::Waive(_), CompiledAlgorithm::Quota(_)) => {
-                    Adjustment::GiveBack(hold.amount)
-                }
-                (Settlement::Refund, _) => continue,
-                (Settlement::Actual(cost) | Settlement::Waive(cost), _) => {
-                    let actual = cost.amount(rule.unit());
-                    if actual < hold.amount {
-                        Adjustment::GiveBack(hold.amount - actual)
-                    } else {
-                        Adjustment::Add(actual - hold.amount)
-                    }
-                }
+            let adjustment = match settlement.change(rule, hold.amount) {
+                (0, more) => Adjustment::Add(more),
+                (back, _) => Adjustment::GiveBack(back),
             };
             if !matches!(adjustment, Adjustment::GiveBack(0) | Adjustment::Add(0)) {
                 self.adjust(&place, &moment, prepared, hold, adjustment);
@@ -65,7 +52,10 @@ impl MemoryLimits {
         // A new cell is found for one that was evicted; a store without room for it loses the settlement,
         // as it would have refused the call.
         while let Ok(Some(cell)) = self.cell(place, moment, prepared) {
-            if cell.adjust(moment, hold.period, adjustment).is_ok() {
+            if cell
+                .adjust(place.rule, moment, hold.period, adjustment)
+                .is_ok()
+            {
                 return;
             }
             prepared = None;

@@ -1,28 +1,21 @@
-//! What a gate needs to come back as it was, without a server.
-
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Document, TollgateBuilder};
+use super::TollgateBuilder;
 use crate::{
     clock::Clock,
     error::ConfigError,
+    gate::Document,
     limit::{MemoryLimits, OnDamage, QuotaSnapshot, QuotaSnapshotBuilder},
 };
 
+/// What a restart finds again.
 impl TollgateBuilder {
-    /// Plans, tenants and keys from one document; see [`Tollgate::reload`](super::Tollgate::reload) for one that changes. Tenants and keys are
-    /// kept in memory, where more can be made at run time ([`Tollgate::document`](super::Tollgate::document) saves them). A document without
-    /// plans goes with [`plans`](Self::plans) in code; one with plans only goes with stores of your own.
+    /// Plans, tenants and keys from one document; see [`Tollgate::reload`](crate::Tollgate::reload) for one that
+    /// changes. Tenants and keys are kept in memory, where more can be made at run time
+    /// ([`Tollgate::document`](crate::Tollgate::document) saves them). A document without plans goes with
+    /// [`plans`](Self::plans) in code; one with plans only goes with stores of your own.
     pub fn document(mut self, document: Document) -> Self {
         self.document = Some(document);
-        self
-    }
-
-    /// The quantities that handlers add to a call, such as `tokens`. Where they are named, a rule that counts another
-    /// one is an error, as it would count nothing; several calls add up.
-    pub fn quantities<N: Into<Arc<str>>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        let known = self.quantities.get_or_insert_default();
-        known.extend(names.into_iter().map(Into::into));
         self
     }
 
