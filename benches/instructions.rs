@@ -14,14 +14,18 @@
 
 mod common;
 
-use std::{env, error::Error, hint::black_box, process::Command};
+use std::{convert::Infallible, env, error::Error, hint::black_box, process::Command};
 
 use common::{Guarded, Limits};
+use http::Request;
 use tollgate::{
-    auth::KeyHasher,
+    auth::{Extractor, KeyHasher},
     clock::{Clock, SystemClock},
-    limit::HeaderStyle,
+    head::RequestHead,
+    identity::{Attempt, Authenticate},
+    limit::{Cost, HeaderStyle, LimitCall, LimitStore, MemoryLimits, ScopeValues},
 };
+use tower::{Service, ServiceBuilder, layer::layer_fn};
 
 const CALLS: u64 = 10_000;
 const WARM_UP: u64 = 1_000;
@@ -29,7 +33,7 @@ const WARM_UP: u64 = 1_000;
 /// What a case measures, by name.
 type Case = (&'static str, fn(u64));
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 16] = [
     ("clock", clock),
     ("digest", digest),
     ("governor", governor),
@@ -38,11 +42,23 @@ const CASES: [Case; 10] = [
     ("limiter-2-rules", |n| limiter(n, 2)),
     ("bare", bare),
     ("layers", |n| guarded(n, common::three_layers)),
+    ("parts", parts),
+    ("gate-tells-nobody", |n| {
+        guarded(n, || common::gate(HeaderStyle::Off, false))
+    }),
     ("gate-headers-off", |n| {
-        guarded(n, || common::gate(HeaderStyle::Off))
+        guarded(n, || common::gate(HeaderStyle::Off, true))
     }),
     ("gate", |n| {
-        guarded(n, || common::gate(HeaderStyle::Draft11))
+        guarded(n, || common::gate(HeaderStyle::Draft11, true))
+    }),
+    ("axum-bare", |n| axum(n, || Axum::ungated(false))),
+    ("axum-empty-layer", |n| axum(n, || Axum::ungated(true))),
+    ("axum-gate-tells-nobody", |n| {
+        axum(n, || Axum::gated(HeaderStyle::Off, false))
+    }),
+    ("axum-gate", |n| {
+        axum(n, || Axum::gated(HeaderStyle::Draft11, true))
     }),
 ];
 
@@ -92,6 +108,35 @@ fn limiter_no_clock(n: u64) {
     warm(n, |_| limits.check_at(0, now));
 }
 
+/// What is left of a call without a request, an answer and an event: digest, cached identity, two rules.
+fn parts(n: u64) {
+    let common::Parts {
+        authenticator,
+        keys,
+        ..
+    } = common::parts();
+    let request = |key: &String| Request::get("/").header("x-api-key", key).body(());
+    let requests: Vec<_> = keys.iter().flat_map(request).collect();
+    let extractor = Extractor::default();
+    let heads = requests.iter().map(RequestHead::from);
+    let credentials: Vec<_> = heads
+        .map(|head| (head, extractor.extract(&head).expect("one key")))
+        .collect();
+    let (clock, limits) = (SystemClock::new(), MemoryLimits::new());
+    let (scopes, cost) = (ScopeValues::default(), Cost::default());
+    warm(n, |i| {
+        let now = clock.now();
+        let (head, credential) = &credentials[i as usize % credentials.len()];
+        let attempt = authenticator.authenticate(credential.as_ref(), head, now);
+        let Attempt::Done(Ok(identity)) = attempt else {
+            panic!("a key that is known: {attempt:?}");
+        };
+        let call = LimitCall::new(identity.limits(), &scopes, &cost, now);
+        let decision = limits.try_decide(&call);
+        assert!(matches!(black_box(&decision), Some(Ok(it)) if it.is_admitted()));
+    });
+}
+
 fn bare(n: u64) {
     let (mut service, key) = (common::bare(), common::names(1).remove(0));
     warm(n, |_| common::call(&mut service, &key));
@@ -100,13 +145,60 @@ fn bare(n: u64) {
 /// The calls wait in the recorder's queue: its task does not run.
 fn guarded<S>(n: u64, make: impl FnOnce() -> Guarded<S>)
 where
-    S: tower::Service<http::Request<String>, Error = std::convert::Infallible>,
+    S: Service<Request<String>, Error = Infallible>,
 {
     let runtime = common::runtime();
     let _inside = runtime.enter();
     let mut guarded = make();
     warm(n, |i| guarded.call(i));
     assert_eq!(guarded.recorder.counters().queued, WARM_UP + n);
+}
+
+fn axum(n: u64, make: impl FnOnce() -> Axum) {
+    let runtime = common::runtime();
+    let _inside = runtime.enter();
+    let mut app = make();
+    warm(n, |_| app.call());
+}
+
+/// An axum application with one route behind a layer, and the recorder that hears of its calls.
+struct Axum {
+    app: axum::routing::RouterIntoService<axum::body::Body>,
+    key: String,
+}
+
+impl Axum {
+    /// Without any layer, or behind a layer that does nothing.
+    fn ungated(is_layered: bool) -> Self {
+        let mut app = hello();
+        if is_layered {
+            app = app.layer(layer_fn(|service| ServiceBuilder::new().service(service)));
+        }
+        Self {
+            app: app.into_service(),
+            key: common::names(1).remove(0),
+        }
+    }
+
+    fn gated(headers: HeaderStyle, extensions: bool) -> Self {
+        let gate = common::whole_gate(headers, extensions);
+        Self {
+            app: hello().layer(gate.layer()).into_service(),
+            key: common::issue(gate.keys()).remove(0),
+        }
+    }
+
+    /// One call, to the end of its answer.
+    fn call(&mut self) {
+        let request = Request::get("/").header("x-api-key", &self.key);
+        let request = request.body(axum::body::Body::empty());
+        let response = common::finish(self.app.call(request.expect("a legal request")));
+        assert!(black_box(response).is_ok_and(|it| it.status().is_success()));
+    }
+}
+
+fn hello() -> axum::Router {
+    axum::Router::new().route("/", axum::routing::get(|| async { "hello" }))
 }
 
 /// Instructions for each call of a case.

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use http::{Extensions, HeaderMap, Method, Request, Uri};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri};
 
 /// The request extension that tells the address of the connection's other end, for servers other than axum's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,5 +84,55 @@ impl fmt::Debug for RequestHead<'_> {
             .field("method", self.method)
             .field("path", &self.uri.path())
             .finish_non_exhaustive()
+    }
+}
+
+/// The fields of a request that the steps before a call ask for, found in one walk over its header: six look-ups
+/// cost more.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Fields<'a> {
+    /// The first value where there are several, as with all that follow.
+    pub(crate) accept: Option<&'a HeaderValue>,
+    pub(crate) content_length: Option<&'a HeaderValue>,
+    pub(crate) content_type: Option<&'a HeaderValue>,
+    pub(crate) request_id: Option<&'a HeaderValue>,
+    n_request_ids: usize,
+    traceparent: Option<&'a HeaderValue>,
+    n_traceparents: usize,
+}
+
+impl<'a> Fields<'a> {
+    pub(crate) fn read(headers: &'a HeaderMap) -> Self {
+        let mut fields = Self::default();
+        for (name, value) in headers {
+            let place = match name.as_str() {
+                "accept" => &mut fields.accept,
+                "content-length" => &mut fields.content_length,
+                "content-type" => &mut fields.content_type,
+                "traceparent" => {
+                    fields.n_traceparents += 1;
+                    &mut fields.traceparent
+                }
+                "x-request-id" => {
+                    fields.n_request_ids += 1;
+                    &mut fields.request_id
+                }
+                _ => continue,
+            };
+            place.get_or_insert(value);
+        }
+        fields
+    }
+
+    /// The bytes of `traceparent`, if it was sent once.
+    pub(crate) fn only_traceparent(&self) -> Option<&'a [u8]> {
+        self.traceparent
+            .filter(|_| self.n_traceparents == 1)
+            .map(HeaderValue::as_bytes)
+    }
+
+    /// The request's id as it was sent, if it was sent once.
+    pub(crate) fn only_request_id(&self) -> Option<&'a HeaderValue> {
+        self.request_id.filter(|_| self.n_request_ids == 1)
     }
 }

@@ -89,6 +89,7 @@ pub mod clock;
 pub mod conformance;
 mod disk;
 pub mod error;
+mod field;
 pub mod gate;
 #[cfg(feature = "grpc")]
 #[cfg_attr(docsrs, doc(cfg(feature = "grpc")))]

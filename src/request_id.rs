@@ -8,7 +8,8 @@
 //! 3. Otherwise a new id is made.
 //!
 //! The id is then a [`RequestId`] extension and the `x-request-id` field of the request, and the same field of
-//! the answer, unless the service set one of its own there.
+//! the answer, unless the service set one of its own there. A whole gate leaves the extension out, which would be an
+//! allocation for each call: the field says it all.
 //!
 //! # Deployment
 //!
@@ -49,7 +50,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use ipnet::IpNet;
 use pin_project_lite::pin_project;
@@ -58,7 +58,10 @@ use tower_service::Service;
 
 pub use tower_http::request_id::RequestId;
 
-use crate::head::RequestHead;
+use crate::{
+    field,
+    head::{Fields, RequestHead},
+};
 
 /// The header field of the id.
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -226,8 +229,11 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<Q>) -> Self::Future {
-        let (id, is_new) = self.ids.assign(&mut request);
-        if is_new && let Some(id) = &id {
+        let fields = Fields::read(request.headers());
+        let decided = self.ids.decide(&RequestHead::from(&request), &fields);
+        let is_given = matches!(decided, Decided::Given(_));
+        let id = decided.write(request.headers_mut());
+        if !is_given && let Some(id) = &id {
             request.extensions_mut().insert(RequestId::new(id.clone()));
         }
         RequestIdFuture {
@@ -270,41 +276,59 @@ impl<F> fmt::Debug for RequestIdFuture<F> {
 }
 
 impl<T: TrustInbound + ?Sized> RequestIdLayer<T> {
-    /// The step before the call: decides the id and writes it into the request's header. The second part is
-    /// false where an outer layer had given the request its id, and an extension with it.
-    pub(crate) fn assign<Q>(&self, request: &mut Request<Q>) -> (Option<HeaderValue>, bool) {
-        if let Some(given) = request.extensions().get::<RequestId>() {
+    /// The step before the call: decides the id.
+    pub(crate) fn decide(&self, head: &RequestHead<'_>, fields: &Fields<'_>) -> Decided {
+        if let Some(given) = head.extensions().get::<RequestId>() {
             let id = given.header_value().clone();
-            request.headers_mut().insert(X_REQUEST_ID, id.clone());
-            return (Some(id), false);
+            return Decided::Given(id);
         }
-        if let Some(kept) = kept(&RequestHead::from(&*request), &*self.trust) {
-            return (Some(kept.clone()), true);
+        match fields.only_request_id() {
+            Some(id) if is_valid(id.as_bytes()) && self.trust.trusts(head) => {
+                Decided::Kept(id.clone())
+            }
+            // Hexadecimal digits are a legal value: an id is always made.
+            _ => self
+                .make
+                .header_value()
+                .map_or(Decided::None, Decided::Made),
         }
-        // Hexadecimal digits are a legal value: an id is always made.
-        let made = self.make.header_value();
-        if let Some(id) = &made {
-            request.headers_mut().insert(X_REQUEST_ID, id.clone());
+    }
+}
+
+/// Where a call's id comes from.
+pub(crate) enum Decided {
+    /// An outer layer put it into the request's extensions.
+    Given(HeaderValue),
+    /// It stands in the request's header already.
+    Kept(HeaderValue),
+    Made(HeaderValue),
+    None,
+}
+
+impl Decided {
+    pub(crate) const fn id(&self) -> Option<&HeaderValue> {
+        match self {
+            Self::Given(id) | Self::Kept(id) | Self::Made(id) => Some(id),
+            Self::None => None,
         }
-        (made, true)
+    }
+
+    /// Writes the id into the request's header, where it does not stand there, and gives it back.
+    pub(crate) fn write(self, headers: &mut HeaderMap) -> Option<HeaderValue> {
+        match self {
+            Self::Given(id) | Self::Made(id) => {
+                headers.insert(X_REQUEST_ID, id.clone());
+                Some(id)
+            }
+            Self::Kept(id) => Some(id),
+            Self::None => None,
+        }
     }
 }
 
 /// The step after the call: the answer tells the id, unless the service set a field of its own.
 pub(crate) fn tell(id: HeaderValue, headers: &mut HeaderMap) {
     headers.entry(X_REQUEST_ID).or_insert(id);
-}
-
-/// The id that the request carries, if it stays.
-fn kept<'a, T: TrustInbound + ?Sized>(
-    head: &RequestHead<'a>,
-    trust: &T,
-) -> Option<&'a HeaderValue> {
-    let mut sent = head.headers().get_all(X_REQUEST_ID).iter();
-    match (sent.next(), sent.next()) {
-        (Some(id), None) if is_valid(id.as_bytes()) && trust.trusts(head) => Some(id),
-        _ => None,
-    }
 }
 
 fn is_valid(id: &[u8]) -> bool {
@@ -342,10 +366,10 @@ impl MakeId {
         id
     }
 
-    /// One allocation, of which request, extension and answer each hold a count: bytes that were copied would be
-    /// shared by a second one.
+    /// Request, extension and answer each hold a count on one text.
     fn header_value(&self) -> Option<HeaderValue> {
-        HeaderValue::from_maybe_shared(Bytes::from_owner(self.next_id())).ok()
+        let id = self.next_id();
+        field::value(|text| text.extend_from_slice(&id))
     }
 }
 
@@ -362,23 +386,19 @@ const fn scramble(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn digits(n: u64) -> [u8; 16] {
-    let mut digits = [0; 16];
-    for (digit, byte) in digits.as_chunks_mut().0.iter_mut().zip(n.to_be_bytes()) {
-        *digit = hex(byte);
+/// Hexadecimal digits, all sixteen at once: each in a byte of its own.
+const fn digits(n: u64) -> [u8; 16] {
+    const fn bytes(byte: u8) -> u128 {
+        u128::from_ne_bytes([byte; 16])
     }
-    digits
-}
-
-const fn hex(byte: u8) -> [u8; 2] {
-    const fn digit(nibble: u8) -> u8 {
-        if nibble < 10 {
-            b'0' + nibble
-        } else {
-            b'a' + (nibble - 10)
-        }
-    }
-    [digit(byte >> 4), digit(byte & 15)]
+    let mut spread = n as u128;
+    spread = (spread | spread << 32) & ((u64::MAX as u128 >> 32) * ((1 << 64) + 1));
+    spread = (spread | spread << 16) & (0xffff * (u128::MAX / u32::MAX as u128));
+    spread = (spread | spread << 8) & (0xff * (u128::MAX / u16::MAX as u128));
+    spread = (spread | spread << 4) & bytes(0x0f);
+    // A digit above 9 becomes 16 or more by adding 6, and is a letter then.
+    let letters = ((spread + bytes(6)) >> 4) & bytes(1);
+    (spread + bytes(b'0') + letters * (b'a' - b'9' - 1) as u128).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -413,7 +433,15 @@ mod tests {
 
     #[test]
     fn digits_are_hexadecimal() {
-        assert_eq!(&hex(0x0f), b"0f");
-        assert_eq!(&hex(0xa9), b"a9");
+        for n in [
+            0,
+            9,
+            10,
+            0x0123_4567_89ab_cdef,
+            0xfedc_ba98_7654_3210,
+            u64::MAX,
+        ] {
+            assert_eq!(digits(n), *format!("{n:016x}").as_bytes());
+        }
     }
 }

@@ -132,7 +132,8 @@ pub(crate) fn bare()
     service_fn(answer)
 }
 
-fn issue(keys: &Keys) -> Vec<String> {
+/// The keys of a thousand tenants.
+pub(crate) fn issue(keys: &Keys) -> Vec<String> {
     let issue = |i| {
         let new = NewKey::for_tenant(format!("tenant-{i}")).plan("pro");
         let issued = finish(keys.issue(new)).expect("a memory store");
@@ -205,17 +206,24 @@ pub(crate) fn three_layers() -> Guarded<
 }
 
 /// A whole gate: request id, problems, meter, identity, access, ceiling, two rules.
-pub(crate) fn gate(
-    headers: HeaderStyle,
-) -> Guarded<
-    impl Service<Request<String>, Response = Response<impl Sized>, Error = Infallible> + Clone,
-> {
-    let gate = Tollgate::builder()
+pub(crate) fn whole_gate(headers: HeaderStyle, extensions: bool) -> Tollgate {
+    Tollgate::builder()
         .plans([plan()])
         .usage(nowhere())
         .headers(headers)
+        .extensions(extensions)
         .build()
-        .expect("a legal gate");
+        .expect("a legal gate")
+}
+
+/// A service behind a whole gate.
+pub(crate) fn gate(
+    headers: HeaderStyle,
+    extensions: bool,
+) -> Guarded<
+    impl Service<Request<String>, Response = Response<impl Sized>, Error = Infallible> + Clone,
+> {
+    let gate = whole_gate(headers, extensions);
     Guarded {
         service: gate.layer().layer(bare()),
         keys: issue(gate.keys()),

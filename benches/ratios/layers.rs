@@ -158,14 +158,14 @@ pub(crate) fn rows(rounds: &mut Rounds, runtime: &'static Runtime) {
         runtime,
         "added by the whole gate without header fields of limits, 1 k keys",
         "-",
-        common::gate(HeaderStyle::Off),
+        common::gate(HeaderStyle::Off, true),
     );
     guarded(
         rounds,
         runtime,
         "added by the whole gate, 1 k keys",
         "-",
-        common::gate(HeaderStyle::Draft11),
+        common::gate(HeaderStyle::Draft11, true),
     );
     let rate = || Rate::per_second(GENEROUS.into());
     rounds.ratio(

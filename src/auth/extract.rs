@@ -203,7 +203,7 @@ fn single_value<'a>(
     let Some(value) = values.next() else {
         return Ok(None);
     };
-    if values.next().is_some() || !all(value, |byte| *byte != b',') {
+    if values.next().is_some() || value.contains(&b',') {
         return Err(AuthRefusal::Ambiguous);
     }
     Ok(Some(value))

@@ -5,12 +5,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, header::ACCEPT};
+use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
 use super::{ErrorContext, RenderError, ResponseFuture};
-use crate::{body::ResponseBody, grpc::GrpcKind, request_id::RequestId};
+use crate::{body::ResponseBody, grpc::GrpcKind, head::Fields, request_id::RequestId};
 
 /// The service of [`ProblemLayer`](super::ProblemLayer).
 pub struct ProblemService<S, R: ?Sized> {
@@ -55,7 +55,8 @@ where
     #[inline]
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         let id = request.extensions().get::<RequestId>();
-        let facts = RequestFacts::of(&request, id.map(|id| id.header_value().clone()));
+        let id = id.map(|id| id.header_value().clone());
+        let facts = RequestFacts::of(request.method(), &Fields::read(request.headers()), id);
         ResponseFuture::new(self.inner.call(request), facts, Arc::clone(&self.render))
     }
 }
@@ -71,12 +72,16 @@ pub(crate) struct RequestFacts {
 
 impl RequestFacts {
     /// The step before the call.
-    pub(crate) fn of<Q>(request: &Request<Q>, request_id: Option<HeaderValue>) -> Self {
+    pub(crate) fn of(
+        method: &Method,
+        fields: &Fields<'_>,
+        request_id: Option<HeaderValue>,
+    ) -> Self {
         Self {
-            method: request.method().clone(),
-            grpc: GrpcKind::of_call(request),
+            method: method.clone(),
+            grpc: GrpcKind::of_call(method, fields.content_type),
             request_id,
-            accept: request.headers().get(ACCEPT).cloned(),
+            accept: fields.accept.cloned(),
         }
     }
 

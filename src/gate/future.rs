@@ -65,12 +65,33 @@ pub(super) struct Waiting<S, Q> {
     request: Request<Q>,
 }
 
+impl<S, Q, B> GateFuture<S, Q, B>
+where
+    S: Service<Request<Q>>,
+{
+    #[inline]
+    pub(super) const fn new(
+        state: State<S, Q, B, S::Future>,
+        facts: RequestFacts,
+        span: CallSpan,
+        steps: Arc<Steps>,
+    ) -> Self {
+        Self {
+            state,
+            facts,
+            span,
+            steps,
+        }
+    }
+}
+
 /// Takes the steps before the service and calls it, or waits, or answers in its place. `ready` takes the service
 /// that was polled ready out of its place, for a call that waits.
 #[inline]
-pub(super) fn call<S, Q, B>(
+pub(super) fn start<S, Q, B>(
     steps: &Steps,
     mut request: Request<Q>,
+    arrival: &mut Arrival,
     inner: &mut S,
     ready: impl FnOnce(&mut S) -> S,
 ) -> State<S, Q, B, S::Future>
@@ -78,10 +99,10 @@ where
     S: Service<Request<Q>, Response = Response<B>>,
     B: Body<Data = Bytes>,
 {
-    let mut arrival = steps.begin(&mut request);
-    match steps.walk(&mut request, &mut arrival) {
+    match steps.walk(&mut request, arrival) {
         Next::Service => serve(steps, request, arrival, inner),
         Next::Trip(pending) => {
+            let mut arrival = arrival.take();
             arrival.held.leave();
             let waiting = Some(Box::new(Waiting {
                 arrival,
@@ -95,11 +116,12 @@ where
     }
 }
 
+/// Calls the service. What the call holds stays in `arrival` until the service has returned, and after a panic.
 #[inline]
 fn serve<S, Q, B>(
     steps: &Steps,
     request: Request<Q>,
-    mut arrival: Arrival,
+    arrival: &mut Arrival,
     inner: &mut S,
 ) -> State<S, Q, B, S::Future>
 where
@@ -109,13 +131,13 @@ where
     if let Some(tenant) = arrival.scope(steps) {
         let future = CURRENT.sync_scope(tenant.clone(), || inner.call(request));
         let future = CURRENT.scope(tenant, future);
-        let Arrival { mut held, mark, .. } = arrival;
-        held.leave();
+        arrival.held.leave();
+        let (held, mark) = (arrival.held.take(), arrival.mark.take());
         return State::Scoped { future, held, mark };
     }
     let future = inner.call(request);
-    let Arrival { mut held, mark, .. } = arrival;
-    held.leave();
+    arrival.held.leave();
+    let (held, mark) = (arrival.held.take(), arrival.mark.take());
     State::Called { future, held, mark }
 }
 
@@ -123,50 +145,35 @@ where
 fn refuse<S, Q, B, F>(
     refusal: Refusal,
     request: &Request<Q>,
-    mut arrival: Arrival,
+    arrival: &mut Arrival,
 ) -> State<S, Q, B, F>
 where
     B: Body<Data = Bytes>,
 {
-    let response = refusal.into_response(request.method(), &arrival);
+    let response = refusal.into_response(request.method(), arrival);
     arrival.held.leave();
-    let Arrival { held, mark, .. } = arrival;
-    let response = Some(Box::new(answered(response, held, mark)));
+    let response = Some(Box::new(answered(
+        response,
+        &mut arrival.held,
+        arrival.mark.take(),
+        |body| body,
+    )));
     State::Refused { response }
 }
 
 /// The steps after the call, up to the one that gives errors their form.
 #[inline]
-fn answered<B: Body<Data = Bytes>>(
-    mut response: Response<ResponseBody<B>>,
-    mut held: Held,
+fn answered<B: Body<Data = Bytes>, C>(
+    mut response: Response<B>,
+    held: &mut Held,
     mark: Option<HeaderValue>,
-) -> Response<GateBody<B>> {
+    wrap: impl FnOnce(B) -> ResponseBody<C>,
+) -> Response<GateBody<C>> {
     held.answered(&mut response);
     if let Some(mark) = mark {
         tell_access(mark, response.headers_mut());
     }
-    response.map(|body| GateBody::new(body, held))
-}
-
-impl<S, Q, B> GateFuture<S, Q, B>
-where
-    S: Service<Request<Q>>,
-{
-    #[inline]
-    pub(super) fn new(
-        state: Option<State<S, Q, B, S::Future>>,
-        facts: RequestFacts,
-        span: CallSpan,
-        steps: Arc<Steps>,
-    ) -> Self {
-        Self {
-            state: state.unwrap_or(State::Panicked),
-            facts,
-            span,
-            steps,
-        }
-    }
+    response.map(|body| GateBody::new(wrap(body), held.take()))
 }
 
 impl<S, Q, B> State<S, Q, B, S::Future>
@@ -214,14 +221,16 @@ where
                         return Some(Poll::Pending);
                     };
                     let Waiting {
-                        arrival,
+                        mut arrival,
                         mut inner,
                         request,
                         ..
                     } = *ended;
                     match next {
-                        Next::Refused(refusal) => refuse(refusal, &request, arrival),
-                        Next::Service | Next::Trip(_) => serve(steps, request, arrival, &mut inner),
+                        Next::Refused(refusal) => refuse(refusal, &request, &mut arrival),
+                        Next::Service | Next::Trip(_) => {
+                            serve(steps, request, &mut arrival, &mut inner)
+                        }
                     }
                 }
                 StateProjection::Refused { response } => {
@@ -253,9 +262,8 @@ where
     held.leave();
     match ready!(polled) {
         Ok(response) => {
-            let held = mem::replace(held, Held::NOTHING);
-            let response = response.map(ResponseBody::inner);
-            Poll::Ready(Ok(answered(response, held, mark.take())))
+            let response = answered(response, held, mark.take(), ResponseBody::inner);
+            Poll::Ready(Ok(response))
         }
         Err(error) => {
             held.failed();

@@ -10,8 +10,12 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{GateBody, GateFuture, future::call, steps::Steps};
-use crate::error::{RequestFacts, caught};
+use super::{
+    GateBody, GateFuture,
+    future::{State, start},
+    steps::Steps,
+};
+use crate::{error::caught, span::CallSpan};
 
 /// The layers of a [`Tollgate`](super::Tollgate).
 #[derive(Clone, Debug)]
@@ -68,17 +72,20 @@ where
     #[inline]
     fn call(&mut self, mut request: Request<Q>) -> Self::Future {
         let Self { inner, steps } = self;
-        let id = steps.identify(&mut request);
-        let facts = RequestFacts::of(&request, id);
-        let span = steps.span.begin(&request);
+        let (facts, mut arrival) = steps.arrive(&mut request);
+        // The hook for the route may panic here too; it is asked once more within the call, which tells of it.
+        let span = caught(|| steps.span.begin(&request)).unwrap_or(CallSpan::NONE);
         let entered = span.enter();
-        let state = caught(|| {
-            call(steps, request, inner, |inner| {
-                // The instance that was polled ready must be the one that is called; a fresh clone takes its
-                // place. A call that need not wait needs no clone.
+        let mut state = State::Panicked;
+        // A panic leaves the state as it is, and what the call holds here.
+        let _ = caught(|| {
+            // The instance that was polled ready must be the one that is called; a fresh clone takes its place. A
+            // call that need not wait needs no clone.
+            let ready = |inner: &mut S| {
                 let clone = inner.clone();
                 mem::replace(inner, clone)
-            })
+            };
+            state = start(steps, request, &mut arrival, inner, ready);
         });
         drop(entered);
         GateFuture::new(state, facts, span, Arc::clone(steps))

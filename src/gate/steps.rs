@@ -11,12 +11,12 @@ use super::held::Held;
 use crate::{
     auth::CredentialSource,
     body::ResponseBody,
-    error::{Problem, ProblemLayer, RenderError},
-    head::RequestHead,
+    error::{Problem, ProblemLayer, RenderError, RequestFacts},
+    head::{Fields, RequestHead},
     identity::{
         AuthLayer, Caller, Identity, IdentityLookup, PublicPath, TenantLayer, Verdict as Who,
     },
-    limit::{ByIdentity, EveryCall, LimitLayer, Refused, Step, Trip, Verdict},
+    limit::{ByIdentity, Charge, EveryCall, LimitLayer, Refused, Step, Trip},
     meter::{Meter, MeterLayer},
     request_id::{RequestIdLayer, TrustInbound},
     route::RouteOf,
@@ -35,6 +35,8 @@ pub(super) struct Steps {
     pub(super) tenant: TenantLayer,
     pub(super) ceiling: LimitLayer<EveryCall>,
     pub(super) limits: LimitLayer<ByIdentity>,
+    /// Whether the request carries identity and meter to the service.
+    pub(super) extensions: bool,
 }
 
 /// A call between its arrival and the service.
@@ -83,34 +85,40 @@ impl Refusal {
 }
 
 impl Steps {
-    /// Gives the call its id.
-    pub(super) fn identify<Q>(&self, request: &mut Request<Q>) -> Option<HeaderValue> {
-        self.request_id.assign(request).0
-    }
-
-    /// Begins to meter the call, but where an outer layer of ours does.
-    pub(super) fn begin<Q>(&self, request: &mut Request<Q>) -> Arrival {
-        let outer = request.extensions().get::<Meter>();
+    /// Takes down what is kept of a request, gives it its id and begins to meter it, but where an outer layer of
+    /// ours does.
+    #[inline]
+    pub(super) fn arrive<Q>(&self, request: &mut Request<Q>) -> (RequestFacts, Arrival) {
+        let head = RequestHead::from(&*request);
+        let mut fields = Fields::read(head.headers());
+        let decided = self.request_id.decide(&head, &fields);
+        fields.request_id = decided.id();
+        let facts = RequestFacts::of(head.method(), &fields, fields.request_id.cloned());
+        let outer = head.extensions().get::<Meter>();
         let (guard, meter) = if let Some(outer) = outer.filter(|outer| outer.reports()) {
             (None, outer.clone())
         } else {
-            let mut guard = self.meter.shared.begin(request);
+            let mut guard = self.meter.shared.begin(head.method(), &fields);
             guard.enter();
             let meter = guard.meter().clone();
-            request.extensions_mut().insert(meter.clone());
             (Some(guard), meter)
         };
-        Arrival {
+        decided.write(request.headers_mut());
+        if self.extensions && guard.is_some() {
+            request.extensions_mut().insert(meter.clone());
+        }
+        let arrival = Arrival {
             held: Held::metered(guard),
             mark: None,
             meter,
             identity: None,
-        }
+        };
+        (facts, arrival)
     }
 
     /// From the beginning to the service, or to a trip or a refusal on the way.
     pub(super) fn walk<Q>(&self, request: &mut Request<Q>, arrival: &mut Arrival) -> Next {
-        if let Some(guard) = &arrival.held.guard {
+        if let Some(guard) = arrival.held.guard() {
             guard.find_route(&self.meter.route_of, request);
         }
         let now = arrival.meter.started();
@@ -142,12 +150,13 @@ impl Steps {
                 }
             }
             Pending::Ceiling(trip) => {
-                let verdict = ready!(trip.poll_verdict(cx));
-                self.after_ceiling(verdict, request, arrival)
+                let mut charge = None;
+                let step = ready!(trip.poll_step(cx, &mut charge));
+                self.after_ceiling(step, charge, request, arrival)
             }
             Pending::Limits(trip) => {
-                let verdict = ready!(trip.poll_verdict(cx));
-                after_limits(verdict, arrival)
+                let step = ready!(trip.poll_step(cx, arrival.held.limits()));
+                after_limits(step)
             }
         })
     }
@@ -161,7 +170,9 @@ impl Steps {
     ) -> Next {
         let auth = &self.auth.settings;
         auth.admit(request, &identity, source, Some(&arrival.meter));
-        request.extensions_mut().insert(identity.clone());
+        if self.extensions {
+            request.extensions_mut().insert(identity.clone());
+        }
         let now = arrival.meter.started();
         let head = RequestHead::from(&*request);
         match self.tenant.rules.judge(&identity, &head, now) {
@@ -183,42 +194,44 @@ impl Steps {
             return self.limits(request, arrival);
         };
         let (settings, meter) = (&self.ceiling.settings, Some(&arrival.meter));
-        let ask = |request: &mut Request<Q>| settings.ask(Arc::clone(set), request, meter);
-        match self.in_scope(arrival.identity.as_ref(), || ask(request)) {
-            Step::NotLimited => self.limits(request, arrival),
-            Step::Decided(verdict) => self.after_ceiling(verdict, request, arrival),
-            Step::Trip(trip) => Next::Trip(Pending::Ceiling(trip)),
-        }
+        let mut charge = None;
+        let ask = || settings.ask(set, request, meter, &mut charge);
+        let step = self.in_scope(arrival.identity.as_ref(), ask);
+        self.after_ceiling(step, charge, request, arrival)
     }
 
     fn after_ceiling<Q>(
         &self,
-        verdict: Verdict,
+        step: Step,
+        charge: Option<Charge>,
         request: &mut Request<Q>,
         arrival: &mut Arrival,
     ) -> Next {
-        match verdict {
-            Verdict::Admitted(charge) => {
-                charge.tell(Some(&arrival.meter));
-                arrival.held.ceiling = Some(charge);
+        match step {
+            Step::NotLimited | Step::Admitted => {
+                *arrival.held.ceiling() = charge.map(Box::new);
                 self.limits(request, arrival)
             }
-            Verdict::Refused(refused) => Next::Refused(Refusal::Limit(refused)),
+            Step::Refused(refused) => Next::Refused(Refusal::Limit(refused)),
+            Step::Trip(trip) => Next::Trip(Pending::Ceiling(trip)),
         }
     }
 
+    #[inline]
     fn limits<Q>(&self, request: &mut Request<Q>, arrival: &mut Arrival) -> Next {
-        let Some(identity) = &arrival.identity else {
+        let Arrival {
+            held,
+            meter,
+            identity,
+            ..
+        } = arrival;
+        let Some(identity) = identity else {
             return Next::Service;
         };
-        let (settings, meter) = (&self.limits.settings, Some(&arrival.meter));
-        let set = Arc::clone(identity.limits());
-        let ask = || settings.ask(set, request, meter);
-        match self.in_scope(Some(identity), ask) {
-            Step::NotLimited => Next::Service,
-            Step::Decided(verdict) => after_limits(verdict, arrival),
-            Step::Trip(trip) => Next::Trip(Pending::Limits(trip)),
-        }
+        let settings = &self.limits.settings;
+        let set = identity.limits();
+        let ask = || settings.ask(set, request, Some(meter), held.limits());
+        after_limits(self.in_scope(Some(identity), ask))
     }
 
     /// Runs hooks and the service with the tenant as the task's own, where that is on.
@@ -233,6 +246,16 @@ impl Steps {
 }
 
 impl Arrival {
+    /// Takes the arrival to another place; its meter stays known here.
+    pub(super) fn take(&mut self) -> Self {
+        Self {
+            held: self.held.take(),
+            mark: self.mark.take(),
+            meter: self.meter.clone(),
+            identity: self.identity.take(),
+        }
+    }
+
     /// The tenant that is to be the task's own while the service runs.
     pub(super) fn scope(&self, steps: &Steps) -> Option<crate::tenant::Tenant> {
         let identity = self.identity.as_ref()?;
@@ -244,13 +267,10 @@ impl Arrival {
     }
 }
 
-fn after_limits(verdict: Verdict, arrival: &mut Arrival) -> Next {
-    match verdict {
-        Verdict::Admitted(charge) => {
-            charge.tell(Some(&arrival.meter));
-            arrival.held.limits = Some(charge);
-            Next::Service
-        }
-        Verdict::Refused(refused) => Next::Refused(Refusal::Limit(refused)),
+fn after_limits(step: Step) -> Next {
+    match step {
+        Step::NotLimited | Step::Admitted => Next::Service,
+        Step::Refused(refused) => Next::Refused(Refusal::Limit(refused)),
+        Step::Trip(trip) => Next::Trip(Pending::Limits(trip)),
     }
 }

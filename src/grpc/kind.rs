@@ -14,7 +14,15 @@ pub(crate) enum GrpcKind {
 impl GrpcKind {
     /// The form of a call. Every gRPC call is a POST, so that the others are told apart by their method alone.
     #[inline]
-    pub(crate) fn of_call<B>(request: &Request<B>) -> Option<Self> {
+    pub(crate) fn of_call(method: &Method, content_type: Option<&HeaderValue>) -> Option<Self> {
+        content_type
+            .filter(|_| *method == Method::POST)
+            .and_then(|value| Self::of_media_type(value.as_bytes()))
+    }
+
+    /// The form of a call whose header was not read before.
+    #[inline]
+    pub(crate) fn of_request<B>(request: &Request<B>) -> Option<Self> {
         if *request.method() == Method::POST {
             Self::of(request.headers())
         } else {

@@ -4,7 +4,7 @@
 mod kind;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
 use http_body::Frame;
 
 pub(crate) use self::kind::GrpcKind;
@@ -16,7 +16,7 @@ pub(crate) enum Watch {}
 impl Watch {
     pub(crate) const AFTER_PANIC: u8 = 13;
 
-    pub(crate) const fn of<B>(_: &Request<B>) -> Option<Self> {
+    pub(crate) const fn of(_: Option<GrpcKind>) -> Option<Self> {
         None
     }
 

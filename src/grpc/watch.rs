@@ -1,7 +1,7 @@
 //! Reads from an answer how a gRPC call ended.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 use http_body::Frame;
 
 use super::{GrpcCode, GrpcKind, web::WebTrailers};
@@ -25,8 +25,8 @@ impl Watch {
 
     /// For a gRPC call; `None` for any other.
     #[inline]
-    pub(crate) fn of<B>(request: &Request<B>) -> Option<Self> {
-        GrpcKind::of_call(request).map(|kind| Self {
+    pub(crate) fn of(kind: Option<GrpcKind>) -> Option<Self> {
+        kind.map(|kind| Self {
             kind,
             told: None,
             by_http: false,

@@ -10,11 +10,12 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use smallvec::SmallVec;
 
 use super::{
     cost::Cost,
-    decision::{Decision, Outcome},
-    headers,
+    decision::Receipt,
+    headers::Told,
     hook::LimitDegraded,
     layer::Settings,
     rule::Unit,
@@ -28,16 +29,17 @@ use crate::{
     meter::{Billed, Meter},
 };
 
-/// What one call asks for, and what it holds from its admission to its end. Dropping it settles.
-///
-/// One allocation from the question to the settlement: what is moved from future to body is a pointer.
+/// What one call holds from its admission to its end. Dropping it settles.
 #[derive(Debug)]
 pub(crate) struct Charge {
     pub(super) settings: Arc<Settings>,
     pub(super) set: Arc<LimitSet>,
-    pub(super) scopes: ScopeValues,
+    /// None where the rules count by their owner alone.
+    pub(super) scopes: Option<Box<ScopeValues>>,
     pub(super) cost: Cost,
-    pub(super) decision: Decision,
+    pub(super) receipt: Receipt,
+    /// What the answer tells of the limits.
+    pub(super) told: Told,
     /// Says what the call used, whether its client left, and whether it goes on after its answer.
     pub(super) meter: Option<Meter>,
     /// The store gave no answer, and the one in this process decided.
@@ -50,6 +52,12 @@ pub(crate) struct Charge {
     pub(super) grpc: Option<Watch>,
 }
 
+pub(super) static NO_SCOPES: ScopeValues = ScopeValues {
+    route: None,
+    address: None,
+    custom: SmallVec::new_const(),
+};
+
 /// In the extensions of a refusal by a [`LimitLayer`](super::LimitLayer), for another one outside of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RefusedByLimit;
@@ -57,8 +65,8 @@ pub(super) struct RefusedByLimit;
 /// How the call ended, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// The call is not admitted, or not yet: nothing is held.
-    NotAdmitted,
+    /// Nothing is held any more.
+    Over,
     /// The client left, or the call was served.
     Used,
     /// The service failed, or a layer behind the limit refused the call.
@@ -83,12 +91,7 @@ impl Charge {
             grpc.answered(response);
             self.judge(response.body().is_end_stream());
         }
-        headers::write(
-            self.settings.headers,
-            &self.set,
-            &self.decision,
-            response.headers_mut(),
-        );
+        std::mem::take(&mut self.told).write(response.headers_mut());
         if let Some(degraded) = self.degraded {
             response.extensions_mut().insert(degraded);
         }
@@ -190,7 +193,7 @@ impl Charge {
 
     fn settlement(&self) -> Option<Settlement> {
         match self.ending {
-            Ending::NotAdmitted => None,
+            Ending::Over => None,
             _ if self.running => Some(Settlement::Refund),
             Ending::RefusedByLimit => Some(Settlement::Cancel),
             Ending::Failed => Some(Settlement::Refund),
@@ -216,20 +219,21 @@ impl Charge {
 
     /// Leaves the settlement to the holds that keep the call open; false when there is none.
     fn outlived(&mut self) -> bool {
-        if self.ending == Ending::NotAdmitted {
+        if self.ending == Ending::Over {
             return false;
         }
         let Some(meter) = self.meter.as_ref().filter(|meter| meter.is_held()) else {
             return false;
         };
         let meter = meter.clone();
-        let ending = std::mem::replace(&mut self.ending, Ending::NotAdmitted);
+        let ending = std::mem::replace(&mut self.ending, Ending::Over);
         let moved = Self {
             settings: Arc::clone(&self.settings),
             set: Arc::clone(&self.set),
             scopes: std::mem::take(&mut self.scopes),
             cost: std::mem::take(&mut self.cost),
-            decision: std::mem::replace(&mut self.decision, Decision::unlimited()),
+            receipt: std::mem::take(&mut self.receipt),
+            told: Told::default(),
             meter: self.meter.take(),
             degraded: self.degraded,
             ending: if self.running || std::thread::panicking() {
@@ -242,19 +246,6 @@ impl Charge {
         };
         meter.keep_while_held(Box::new(moved));
         true
-    }
-
-    /// Tells the meter what is known before the call.
-    pub(crate) fn tell(&self, meter: Option<&Meter>) {
-        if self.is_overage()
-            && let Some(meter) = meter
-        {
-            meter.mark_overage();
-        }
-    }
-
-    pub(super) const fn is_overage(&self) -> bool {
-        matches!(self.decision.outcome, Outcome::Admitted { overage: true })
     }
 
     fn store(&self) -> &dyn LimitStore {
@@ -274,9 +265,9 @@ impl Drop for Charge {
         if let Some(settlement) = self.settlement() {
             // The time of now, not of the decision: a bucket has been refilled in between.
             let now = self.settings.clock.now();
-            let call = LimitCall::new(&self.set, &self.scopes, &self.cost, now);
-            self.store()
-                .settle(&call, &self.decision.receipt, &settlement);
+            let scopes = self.scopes.as_deref().unwrap_or(&NO_SCOPES);
+            let call = LimitCall::new(&self.set, scopes, &self.cost, now);
+            self.store().settle(&call, &self.receipt, &settlement);
         }
     }
 }
@@ -287,12 +278,12 @@ pin_project! {
     pub struct LimitBody<B> {
         #[pin]
         body: ResponseBody<B>,
-        charge: Option<Box<Charge>>,
+        charge: Option<Charge>,
     }
 }
 
 impl<B> LimitBody<B> {
-    pub(super) const fn new(body: ResponseBody<B>, charge: Option<Box<Charge>>) -> Self {
+    pub(super) const fn new(body: ResponseBody<B>, charge: Option<Charge>) -> Self {
         Self { body, charge }
     }
 

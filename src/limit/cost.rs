@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::Unit;
 use crate::head::RequestHead;
 
@@ -15,7 +13,7 @@ use crate::head::RequestHead;
 pub struct Cost {
     requests: u64,
     bytes: u64,
-    custom: SmallVec<[CustomCost; 2]>,
+    custom: Vec<CustomCost>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +39,7 @@ impl Cost {
         Self {
             requests: if n > Self::MAX { Self::MAX } else { n },
             bytes: 0,
-            custom: SmallVec::new_const(),
+            custom: Vec::new(),
         }
     }
 

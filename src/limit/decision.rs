@@ -161,7 +161,7 @@ impl RuleState {
     /// The real length of the window that `limit` is for (`w` of the `RateLimit-Policy` header field): a
     /// bucket's time to fill, this month's length; `None` for a concurrency limit.
     #[must_use]
-    pub fn window(&self) -> Option<Duration> {
+    pub const fn window(&self) -> Option<Duration> {
         self.window.get()
     }
 }
@@ -177,8 +177,12 @@ impl Micros {
         micros.map_or(Self::UNKNOWN, Self)
     }
 
-    fn get(self) -> Option<Duration> {
-        (self != Self::UNKNOWN).then(|| Duration::from_micros(self.0))
+    const fn get(self) -> Option<Duration> {
+        if self.0 == Self::UNKNOWN.0 {
+            None
+        } else {
+            Some(Duration::from_micros(self.0))
+        }
     }
 }
 

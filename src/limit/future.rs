@@ -30,8 +30,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<S, ReqB, B, F> {
-        Passed { #[pin] future: F },
-        Called { #[pin] future: F, charge: Option<Box<Charge>> },
+        Called { #[pin] future: F, charge: Option<Charge> },
         // Boxed: a decision that needs a trip is boxed itself, and the others need not carry the room for it.
         Deciding { waiting: Option<Box<Waiting<S, ReqB>>> },
         Refused { response: Option<Box<Response<LimitBody<B>>>> },
@@ -47,13 +46,10 @@ pub(super) struct Waiting<S, ReqB> {
 
 impl<S: Service<Request<ReqB>>, ReqB, B> ResponseFuture<S, ReqB, B> {
     pub(super) const fn passed(future: S::Future) -> Self {
-        Self {
-            state: State::Passed { future },
-        }
+        Self::called(future, None)
     }
 
-    pub(super) const fn called(future: S::Future, charge: Box<Charge>) -> Self {
-        let charge = Some(charge);
+    pub(super) const fn called(future: S::Future, charge: Option<Charge>) -> Self {
         Self {
             state: State::Called { future, charge },
         }
@@ -85,10 +81,6 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let next = match self.as_mut().project().state.project() {
-                StateProjection::Passed { future } => {
-                    let response = ready!(future.poll(cx))?;
-                    return Poll::Ready(Ok(answered(response, None)));
-                }
                 StateProjection::Called { future, charge } => {
                     if let Some(charge) = charge.as_mut() {
                         charge.enter();
@@ -114,14 +106,15 @@ where
                     let Some(pending) = waiting else {
                         return Poll::Pending;
                     };
-                    let verdict = ready!(pending.trip.poll_verdict(cx));
+                    let mut charge = None;
+                    let step = ready!(pending.trip.poll_step(cx, &mut charge));
                     let Some(ended) = waiting.take() else {
                         return Poll::Pending;
                     };
                     let Waiting {
                         request, mut inner, ..
                     } = *ended;
-                    conclude(verdict, request, &mut inner)
+                    conclude(step, charge, request, &mut inner)
                 }
                 StateProjection::Refused { response } => {
                     return response

@@ -110,7 +110,7 @@ pub use self::redis_store::{
 };
 pub(crate) use self::{
     charge::Charge,
-    step::{Refused, Step, Trip, Verdict},
+    step::{Refused, Step, Trip},
 };
 pub use self::{
     charge::LimitBody,

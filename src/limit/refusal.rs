@@ -15,10 +15,13 @@ use crate::{
     plan::CompiledPlan,
 };
 
-/// The problem of a refused decision, `None` when the call was admitted.
-pub(super) fn problem(settings: &Settings, set: &LimitSet, decision: &Decision) -> Option<Problem> {
-    let Outcome::Refused { rule, reason, .. } = decision.outcome else {
-        return None;
+/// The problem of a refused decision.
+#[cold]
+pub(super) fn problem(settings: &Settings, set: &LimitSet, decision: &Decision) -> Problem {
+    let (rule, reason) = match decision.outcome {
+        Outcome::Refused { rule, reason, .. } => (rule, reason),
+        // Not asked for a call that was admitted.
+        Outcome::Admitted { .. } => (0, RefusalReason::LimitReached),
     };
     let violated = decision.states.iter().filter(|state| state.exceeded);
     let names: Vec<Value> = violated
@@ -56,11 +59,18 @@ pub(super) fn problem(settings: &Settings, set: &LimitSet, decision: &Decision) 
             .with("remaining", state.remaining);
     }
     let mut fields = http::HeaderMap::new();
-    headers::write(settings.headers, set, decision, &mut fields);
+    headers::told(settings.headers, set, decision).write(&mut fields);
+    if let Outcome::Refused {
+        retry_after: Some(wait),
+        ..
+    } = decision.outcome
+    {
+        fields.insert(RETRY_AFTER, headers::wait_seconds(wait).into());
+    }
     for (name, value) in &fields {
         problem = problem.header(name.clone(), value.clone());
     }
-    Some(problem)
+    problem
 }
 
 /// Says which plan's rule refused, and where a tenant can buy more.

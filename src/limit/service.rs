@@ -12,7 +12,7 @@ use super::{
     charge::{Charge, LimitBody},
     future::{ResponseFuture, Waiting},
     layer::Settings,
-    step::{Step, Verdict},
+    step::Step,
     subject::{FindSubject, Subject},
 };
 use crate::{
@@ -79,9 +79,11 @@ where
             }
         };
         let meter = request.extensions().get::<Meter>().cloned();
-        match self.settings.ask(set, &mut request, meter.as_ref()) {
-            Step::NotLimited => ResponseFuture::passed(self.inner.call(request)),
-            Step::Decided(verdict) => conclude(verdict, request, &mut self.inner),
+        let mut charge = None;
+        let step = self
+            .settings
+            .ask(&set, &mut request, meter.as_ref(), &mut charge);
+        match step {
             Step::Trip(trip) => {
                 // The instance that was polled ready must be the one that is called; a fresh clone takes its
                 // place. An answer at once needs no clone: with all that is inside, it is a dozen counters.
@@ -93,36 +95,33 @@ where
                     inner,
                 })
             }
+            step => conclude(step, charge, request, &mut self.inner),
         }
     }
 }
 
-/// Acts on a verdict: calls the service or answers in its place.
+/// Acts on a decision: calls the service or answers in its place.
 pub(super) fn conclude<S, ReqB, B>(
-    verdict: Verdict,
+    step: Step,
+    charge: Option<Charge>,
     request: Request<ReqB>,
     inner: &mut S,
 ) -> ResponseFuture<S, ReqB, B>
 where
     S: Service<Request<ReqB>, Response = Response<B>>,
 {
-    let extensions = request.extensions();
-    match verdict {
-        Verdict::Admitted(charge) => {
-            charge.tell(extensions.get::<Meter>());
-            ResponseFuture::called(inner.call(request), charge)
-        }
-        Verdict::Refused(refused) => {
-            let response = refused.into_response(request.method(), extensions.get::<Identity>());
-            ResponseFuture::refused(response.map(LimitBody::refused))
-        }
+    if let Step::Refused(refused) = step {
+        let caller = request.extensions().get::<Identity>();
+        let response = refused.into_response(request.method(), caller);
+        return ResponseFuture::refused(response.map(LimitBody::refused));
     }
+    ResponseFuture::called(inner.call(request), charge)
 }
 
 /// The response of a call that passed: told of its limits where it has some, its body holding the charge.
 pub(super) fn answered<B: Body>(
     mut response: Response<B>,
-    mut charge: Option<Box<Charge>>,
+    mut charge: Option<Charge>,
 ) -> Response<LimitBody<B>> {
     if let Some(charge) = &mut charge {
         charge.answered(&mut response);

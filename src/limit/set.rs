@@ -2,10 +2,12 @@
 
 use std::{any::Any, fmt, net::IpAddr, sync::Arc, sync::OnceLock};
 
+use arc_swap::ArcSwap;
 use smallvec::SmallVec;
 
 use super::{
     compile::{CompiledRule, compile},
+    headers::Policy,
     rule::{Algorithm, Rule, Unit},
 };
 use crate::{
@@ -21,6 +23,7 @@ use crate::{
 pub struct RuleSet {
     rules: Box<[CompiledRule]>,
     traits: Traits,
+    policies: ArcSwap<Vec<Arc<Policy>>>,
 }
 
 /// What is asked about all rules of a set on each call.
@@ -66,6 +69,7 @@ impl RuleSet {
         Arc::new(Self {
             traits: Traits::of(&rules),
             rules,
+            policies: ArcSwap::default(),
         })
     }
 
@@ -80,6 +84,11 @@ impl RuleSet {
     #[must_use]
     pub fn rules(&self) -> &[CompiledRule] {
         &self.rules
+    }
+
+    /// The header fields that have told of the rules.
+    pub(super) const fn written_policies(&self) -> &ArcSwap<Vec<Arc<Policy>>> {
+        &self.policies
     }
 
     pub(super) const fn traits(&self) -> &Traits {

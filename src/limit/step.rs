@@ -13,10 +13,11 @@ use smallvec::SmallVec;
 use tokio::time::Timeout;
 
 use super::{
-    charge::{Charge, Ending, RefusedByLimit},
+    charge::{Charge, Ending, NO_SCOPES, RefusedByLimit},
     compile::CompiledRule,
     cost::Cost,
-    decision::Decision,
+    decision::{Decision, Outcome},
+    headers,
     hook::{LimitDegraded, ThresholdEvent},
     layer::Settings,
     refusal,
@@ -25,15 +26,14 @@ use super::{
     store::{LimitCall, LimitStore, LimitStoreError, OwnedLimitCall},
 };
 use crate::{
-    body::ResponseBody, clock::Now, error::Problem, grpc::Watch, head::RequestHead,
-    identity::Identity, meter::Meter,
+    body::ResponseBody,
+    clock::Now,
+    error::Problem,
+    grpc::{GrpcKind, Watch},
+    head::RequestHead,
+    identity::Identity,
+    meter::Meter,
 };
-
-/// What is to be done with a call.
-pub(crate) enum Verdict {
-    Admitted(Box<Charge>),
-    Refused(Box<Refused>),
-}
 
 /// A call that the limit answers in place of the service.
 pub(crate) struct Refused {
@@ -73,7 +73,9 @@ impl Refused {
 pub(crate) enum Step {
     /// No rule counts the call.
     NotLimited,
-    Decided(Verdict),
+    /// The call may pass; its charge is in the place that was given for it.
+    Admitted,
+    Refused(Box<Refused>),
     Trip(Trip),
 }
 
@@ -87,30 +89,37 @@ pub(crate) struct Trip {
 
 impl Trip {
     /// What was decided, by the store or in its place.
-    pub(crate) fn poll_verdict(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
+    pub(crate) fn poll_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        charge: &mut Option<Charge>,
+    ) -> Poll<Step> {
         let decision = ready!(self.decide.as_mut().poll(cx));
         // The question is there: a trip is not polled again after it has ended.
         let Some(question) = self.question.take() else {
             return Poll::Pending;
         };
         Poll::Ready(match decision {
-            Ok(Ok(decision)) => question.decided(decision),
-            Ok(Err(error)) => question.failed(&error),
+            Ok(Ok(decision)) => question.decided(decision, charge),
+            Ok(Err(error)) => question.failed(&error, charge),
             Err(elapsed) => {
                 let cause: Box<dyn Error + Send + Sync> = elapsed.into();
-                question.failed(&LimitStoreError::Indeterminate(cause))
+                question.failed(&LimitStoreError::Indeterminate(cause), charge)
             }
         })
     }
 }
 
 impl Settings {
-    /// The step before the call: asks whether it may pass under the rules of `set`.
+    /// The step before the call: asks whether it may pass under the rules of `set`. The charge of a call that may
+    /// is put into `charge`, where it is to stay: it is not to be moved about.
+    #[inline]
     pub(crate) fn ask<B>(
         self: &Arc<Self>,
-        set: Arc<LimitSet>,
+        set: &Arc<LimitSet>,
         request: &mut Request<B>,
         meter: Option<&Meter>,
+        charge: &mut Option<Charge>,
     ) -> Step {
         if set.rules().is_empty() {
             self.metrics.not_limited.increment(1);
@@ -118,14 +127,13 @@ impl Settings {
         }
         let question = Question::new(self, set, request, meter);
         if !self.breaker.lets_ask(question.now) {
-            return Step::Decided(question.without_store(false));
+            return question.without_store(false, charge);
         }
-        let call = question.call();
-        match self.store.try_decide(&call) {
-            Some(Ok(decision)) => Step::Decided(question.decided(decision)),
-            Some(Err(error)) => Step::Decided(question.failed(&error)),
+        match self.store.try_decide(&question.call()) {
+            Some(Ok(decision)) => question.decided(decision, charge),
+            Some(Err(error)) => question.failed(&error, charge),
             None => {
-                let owned: OwnedLimitCall = call.to_owned();
+                let owned: OwnedLimitCall = question.call().to_owned();
                 let decide = Arc::clone(&self.store).decide(owned);
                 Step::Trip(Trip {
                     decide: Box::pin(tokio::time::timeout(self.deadline, decide)),
@@ -138,19 +146,25 @@ impl Settings {
 
 /// One call, ready to be decided.
 struct Question {
-    charge: Box<Charge>,
+    settings: Arc<Settings>,
+    set: Arc<LimitSet>,
+    scopes: Option<Box<ScopeValues>>,
+    cost: Cost,
+    meter: Option<Meter>,
+    grpc: Option<Watch>,
     now: Now,
 }
 
 impl Question {
+    #[inline]
     fn new<B>(
         settings: &Arc<Settings>,
-        set: Arc<LimitSet>,
+        set: &Arc<LimitSet>,
         request: &mut Request<B>,
         meter: Option<&Meter>,
     ) -> Self {
         let now = meter.map_or_else(|| settings.clock.now(), Meter::started);
-        let traits = *set.rule_set().traits();
+        let traits = set.rule_set().traits();
         let mut meter = meter.cloned();
         if meter.is_none() && (traits.counts_custom || traits.counts_bytes || traits.holds_slots) {
             // Without a meter layer a handler still needs a way to say what it used, and for how long.
@@ -165,109 +179,127 @@ impl Question {
             None => Cost::default(),
         };
         let scopes = if traits.counts_by_owner {
-            ScopeValues::default()
+            None
         } else {
-            scope_values(settings, &set, &head)
-        };
-        let charge = Charge {
-            settings: Arc::clone(settings),
-            set,
-            scopes,
-            cost,
-            decision: Decision::unlimited(),
-            meter,
-            degraded: None,
-            ending: Ending::NotAdmitted,
-            running: false,
-            grpc: Watch::of(request),
+            Some(Box::new(scope_values(settings, set, &head)))
         };
         Self {
-            charge: Box::new(charge),
+            settings: Arc::clone(settings),
+            set: Arc::clone(set),
+            scopes,
+            cost,
+            meter,
+            grpc: Watch::of(GrpcKind::of_request(request)),
             now,
         }
     }
 
     fn call(&self) -> LimitCall<'_> {
-        let Charge {
-            set, scopes, cost, ..
-        } = &*self.charge;
-        LimitCall::new(set, scopes, cost, self.now)
+        let scopes = self.scopes.as_deref().unwrap_or(&NO_SCOPES);
+        LimitCall::new(&self.set, scopes, &self.cost, self.now)
     }
 
-    fn decided(self, decision: Decision) -> Verdict {
-        self.charge.settings.breaker.succeeded();
-        self.verdict(decision)
+    #[inline]
+    fn decided(self, decision: Decision, charge: &mut Option<Charge>) -> Step {
+        self.settings.breaker.succeeded();
+        self.conclude(decision, None, charge)
     }
 
-    fn failed(self, error: &LimitStoreError) -> Verdict {
-        let settings = &*self.charge.settings;
+    #[cold]
+    fn failed(self, error: &LimitStoreError, charge: &mut Option<Charge>) -> Step {
+        let metrics = &self.settings.metrics;
         let indeterminate = match error {
             LimitStoreError::Unavailable(_) => {
-                settings.metrics.unavailable.increment(1);
+                metrics.unavailable.increment(1);
                 false
             }
             LimitStoreError::Indeterminate(_) => {
-                settings.metrics.indeterminate.increment(1);
+                metrics.indeterminate.increment(1);
                 true
             }
             LimitStoreError::Corrupt(_) => {
-                settings.metrics.corrupt.increment(1);
+                metrics.corrupt.increment(1);
                 false
             }
         };
         tracing::debug!(target: "tollgate::limit", error = error as &dyn Error, "no decision");
         // A store that found a foreign value under one key still serves every other.
         if !matches!(error, LimitStoreError::Corrupt(_)) {
-            settings.breaker.failed(self.now);
+            self.settings.breaker.failed(self.now);
         }
-        self.without_store(indeterminate)
+        self.without_store(indeterminate, charge)
     }
 
-    fn without_store(mut self, indeterminate: bool) -> Verdict {
-        let settings = &*self.charge.settings;
+    #[cold]
+    fn without_store(mut self, indeterminate: bool, charge: &mut Option<Charge>) -> Step {
+        let settings = &*self.settings;
         settings.metrics.degraded.increment(1);
         let decided = settings.fallback.decide(&self.call());
         let degraded = Some(LimitDegraded { indeterminate });
-        self.charge.degraded = degraded;
         match decided {
-            None => Verdict::Refused(Box::new(Refused {
-                set: Arc::clone(&self.charge.set),
+            None => Step::Refused(Box::new(Refused {
+                set: Arc::clone(&self.set),
                 problem: refusal::unavailable(),
                 degraded,
             })),
             Some((set, decision)) => {
-                self.charge.set = set;
-                self.verdict(decision)
+                self.set = set;
+                self.conclude(decision, degraded, charge)
             }
         }
     }
 
-    fn verdict(self, decision: Decision) -> Verdict {
-        let Self { mut charge, .. } = self;
-        charge.decision = decision;
-        let Charge {
+    #[inline]
+    fn conclude(
+        self,
+        decision: Decision,
+        degraded: Option<LimitDegraded>,
+        charge: &mut Option<Charge>,
+    ) -> Step {
+        let Self {
             settings,
             set,
-            decision,
-            degraded,
+            scopes,
+            cost,
+            meter,
+            grpc,
             ..
-        } = &*charge;
-        report(settings, set, decision);
-        if let Some(problem) = refusal::problem(settings, set, decision) {
-            settings.metrics.refused.increment(1);
-            return Verdict::Refused(Box::new(Refused {
-                set: Arc::clone(set),
-                problem,
-                degraded: *degraded,
-            }));
+        } = self;
+        if !decision.crossings.is_empty() {
+            report(&settings, &set, &decision);
         }
-        if charge.is_overage() {
+        let Outcome::Admitted { overage } = decision.outcome else {
+            settings.metrics.refused.increment(1);
+            let problem = refusal::problem(&settings, &set, &decision);
+            return Step::Refused(Box::new(Refused {
+                set,
+                problem,
+                degraded,
+            }));
+        };
+        if overage {
             settings.metrics.overage.increment(1);
+            if let Some(meter) = &meter {
+                meter.mark_overage();
+            }
         } else {
             settings.metrics.admitted.increment(1);
         }
-        charge.ending = Ending::Used;
-        Verdict::Admitted(charge)
+        let told = headers::told(settings.headers, &set, &decision);
+        *charge = Some(Charge {
+            settings,
+            set,
+            scopes,
+            cost,
+            receipt: decision.receipt,
+            told,
+            meter,
+            degraded,
+            ending: Ending::Used,
+            running: false,
+            grpc,
+        });
+        Step::Admitted
     }
 }
 

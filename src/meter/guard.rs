@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_LENGTH};
 use http_body::{Frame, SizeHint};
 
 use super::{
@@ -248,6 +248,11 @@ fn expected_length(headers: &HeaderMap, hint: &SizeHint) -> Option<u64> {
     hint.exact().or_else(|| content_length(headers))
 }
 
-pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH).and_then(length)
+}
+
+/// A `Content-Length` as a number.
+pub(super) fn length(value: &HeaderValue) -> Option<u64> {
+    value.to_str().ok()?.parse().ok()
 }

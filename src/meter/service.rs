@@ -10,7 +10,10 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{body::MeterBody, future::ResponseFuture, layer::Shared, meter::Meter};
-use crate::route::{MatchedRoute, RouteOf};
+use crate::{
+    head::Fields,
+    route::{MatchedRoute, RouteOf},
+};
 
 /// A service whose calls are metered; made by [`MeterLayer`](super::MeterLayer).
 #[derive(Clone)]
@@ -51,7 +54,8 @@ where
             // An outer layer of ours meters the call already.
             return ResponseFuture::new(self.inner.call(request), None);
         }
-        let mut guard = self.shared.begin(&request);
+        let fields = Fields::read(request.headers());
+        let mut guard = self.shared.begin(request.method(), &fields);
         request.extensions_mut().insert(guard.meter().clone());
         // Before the hook and the call, so that one that panics is reported too.
         guard.enter();

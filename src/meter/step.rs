@@ -2,31 +2,37 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, Method, Request};
+use http::{HeaderValue, Method, Request};
 use smallvec::SmallVec;
 
 use super::{
-    guard::{Guard, content_length},
+    guard::{Guard, length},
     layer::Shared,
     meter::{Call, Meter},
 };
-use crate::{grpc::Watch, head::RequestHead, route::RouteOf, span::TraceContext};
+use crate::{
+    grpc::{GrpcKind, Watch},
+    head::{Fields, RequestHead},
+    route::RouteOf,
+    span::TraceContext,
+};
 
 impl Shared {
     /// Begins a call: whoever holds the guard settles it by dropping it.
-    pub(crate) fn begin<B>(self: &Arc<Self>, request: &Request<B>) -> Guard {
+    pub(crate) fn begin(self: &Arc<Self>, method: &Method, fields: &Fields<'_>) -> Guard {
         self.recorder.ensure_started();
         let mut call = Call::new(
             self.recorder.next_id(),
             self.clock.now(),
             Some(Arc::clone(&self.site)),
         );
-        call.method = bounded(request.method());
-        call.request_bytes = content_length(request.headers()).unwrap_or(0);
-        call.request_id = request_id(request.headers());
-        call.trace_id =
-            TraceContext::from_headers(request.headers()).map_or(0, |context| context.trace_id);
-        Guard::new(Meter(Arc::new(call)), Arc::clone(self), Watch::of(request))
+        call.method = bounded(method);
+        call.request_bytes = fields.content_length.and_then(length).unwrap_or(0);
+        call.request_id = fields.request_id.map_or_else(SmallVec::new, request_id);
+        let trace = fields.only_traceparent().and_then(TraceContext::parse);
+        call.trace_id = trace.map_or(0, |context| context.trace_id);
+        let grpc = Watch::of(GrpcKind::of_call(method, fields.content_type));
+        Guard::new(Meter(Arc::new(call)), Arc::clone(self), grpc)
     }
 }
 
@@ -40,18 +46,15 @@ impl Guard {
     }
 }
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
 /// The longest request id that an event keeps, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-fn request_id(headers: &HeaderMap) -> SmallVec<[u8; 36]> {
-    headers
-        .get(X_REQUEST_ID)
-        .filter(|value| value.len() <= MAX_REQUEST_ID_BYTES)
-        .map_or_else(SmallVec::new, |value| {
-            SmallVec::from_slice(value.as_bytes())
-        })
+fn request_id(value: &HeaderValue) -> SmallVec<[u8; 36]> {
+    if value.len() <= MAX_REQUEST_ID_BYTES {
+        SmallVec::from_slice(value.as_bytes())
+    } else {
+        SmallVec::new()
+    }
 }
 
 /// The longest method kept, in bytes; the longest registered one (UPDATEREDIRECTREF) is this long.

@@ -21,6 +21,7 @@ use tollgate::{
     limit::{Concurrency, Cost, MemoryLimits, Quota},
     meter::CallOutcome,
     plan::Plan,
+    route::RouteTemplate,
 };
 use tower::{Layer as _, Service, ServiceExt as _, limit::ConcurrencyLimitLayer, service_fn};
 
@@ -284,11 +285,11 @@ async fn hooks_that_panic_become_answers() {
                 })
         }),
         stand(|builder| {
-            builder.plans([plan()]).route_of(
-                |_: &RequestHead<'_>| -> Option<tollgate::route::RouteTemplate> {
+            builder
+                .plans([plan()])
+                .route_of(|_: &RequestHead<'_>| -> Option<RouteTemplate> {
                     panic!("the route was told to panic")
-                },
-            )
+                })
         }),
     ];
     for stand in stands {
@@ -304,6 +305,27 @@ async fn hooks_that_panic_become_answers() {
         }
         stand.assert_balanced().await;
     }
+}
+
+/// The span of a call asks the same hook, before the call.
+#[tokio::test]
+async fn a_route_that_panics_within_a_span_becomes_an_answer() {
+    let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry());
+    let stand = stand(|builder| {
+        builder.plans([Plan::new("free")]).route_of(
+            |_: &RequestHead<'_>| -> Option<RouteTemplate> {
+                panic!("the route was told to panic")
+            },
+        )
+    });
+    let key = stand.issue("acme").await;
+    let service = stand.gate.layer().layer(service_fn(who));
+    assert_eq!(
+        call(&service, get("/", &[("x-api-key", &key)])).await.0,
+        500
+    );
+    assert_eq!(stand.gate.usage().counters().unidentified(500), 1);
+    stand.assert_balanced().await;
 }
 
 /// Counts how it is used: a service that is called must be the one that was polled ready.

@@ -247,6 +247,7 @@ impl TollgateBuilder {
             tenant: applied(self.tenant, tenant),
             ceiling: ceiling.headers(HeaderStyle::Off),
             limits,
+            extensions: self.extensions,
         })
     }
 }

@@ -36,6 +36,15 @@ impl TollgateBuilder {
         self
     }
 
+    /// Whether the request carries its [`Identity`](crate::identity::Identity) and its
+    /// [`Meter`](crate::meter::Meter) to the service, which costs two allocations; on unless set. Off, for a
+    /// service that asks for neither: extractors and route layers, such as
+    /// [`RequireScope`](crate::identity::RequireScope), then answer 500 as if the gate were missing.
+    pub const fn extensions(mut self, on: bool) -> Self {
+        self.extensions = on;
+        self
+    }
+
     /// Puts each call into a tracing span by OpenTelemetry's conventions, see [`span`](crate::span); off unless
     /// set.
     pub const fn trace(mut self, on: bool) -> Self {

@@ -44,6 +44,7 @@ pub struct TollgateBuilder {
     clock: Arc<dyn Clock>,
     document: Option<Document>,
     environment: Option<Environment>,
+    extensions: bool,
     extractor: Extractor,
     /// What is wrong with settings that are checked where they are made; the first is told by `build`.
     faults: Vec<ConfigError>,
@@ -99,6 +100,7 @@ impl TollgateBuilder {
             clock: SystemClock::shared(),
             document: None,
             environment: None,
+            extensions: true,
             extractor: Extractor::default(),
             faults: Vec::new(),
             formats: Vec::new(),

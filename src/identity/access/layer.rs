@@ -10,7 +10,7 @@ use crate::{
     error::{ErrorCode, Problem},
     head::RequestHead,
     identity::Identity,
-    tenant::Access,
+    tenant::{Access, AccessState},
 };
 
 /// Lets a tenant do what its payments and its plan allow.
@@ -132,13 +132,13 @@ impl AccessRules {
         head: &RequestHead<'_>,
         now: Now,
     ) -> Result<Option<HeaderValue>, Box<Problem>> {
-        let tenant = identity.tenant();
-        let method = if self.only_reads(head) {
-            &Method::GET
-        } else {
-            &Method::POST
+        let state = identity.tenant().access().at(now.wall());
+        let method = match state {
+            // What the call would do is asked only where it matters.
+            AccessState::ReadOnly { .. } if self.only_reads(head) => &Method::GET,
+            _ => &Method::POST,
         };
-        let mark = match tenant.access().access(method, now.wall()) {
+        let mark = match state.access(method, now.wall()) {
             Access::Full => None,
             Access::Grace => Some(GRACE),
             Access::ReadOnlyAllowed => Some(READ_ONLY),

@@ -28,6 +28,21 @@ pub(super) struct Inner {
 }
 
 impl Inner {
+    /// Answers for a key that was seen to work and need not be fetched again.
+    #[inline]
+    pub(super) fn resolve_known(
+        &self,
+        digest: &KeyDigest,
+        now: Now,
+    ) -> Option<Result<Identity, AuthRefusal>> {
+        let entry = self.cache.get(digest)?;
+        if entry.is_due(now.monotonic_micros()) {
+            return None;
+        }
+        self.counters.hits.increment(1);
+        Some(self.judge(&entry, now))
+    }
+
     /// Answers from the cache, or from stores that answer at once; `None` when a trip is needed.
     pub(super) fn resolve_now(
         &self,

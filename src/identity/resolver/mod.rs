@@ -20,7 +20,7 @@ use super::{
     cache::{KeyCache, TenantSlots},
 };
 use crate::{
-    auth::{AuthRefusal, Credential, KeyDigest, KeyFormat, KeyHasher, KeyStore},
+    auth::{AuthRefusal, Credential, KeyDigest, KeyFormat, KeyHasher, KeyStore, MAX_KEY_BYTES},
     clock::Now,
     error::ConfigError,
     head::RequestHead,
@@ -163,6 +163,12 @@ impl Authenticate for KeyAuthenticator {
             return Attempt::NotMine;
         };
         let inner = &self.inner;
+        // A key that is known to work has passed what follows; what is no key is not known.
+        if key.len() <= MAX_KEY_BYTES
+            && let Some(result) = inner.resolve_known(&inner.hasher.digest(key), now)
+        {
+            return Attempt::Done(result);
+        }
         let Some(environment) = inner.formats.iter().find_map(|form| form.check(key).ok()) else {
             return Attempt::NotMine;
         };
