@@ -33,6 +33,9 @@ struct Shared {
 }
 
 impl FailureLimit {
+    /// The most networks that can be remembered: 2^20, in 16 MiB.
+    pub const MAX_NETWORKS: usize = 1 << 20;
+
     /// The number of networks that are remembered by default.
     pub const DEFAULT_NETWORKS: usize = 65_536;
 
@@ -50,7 +53,7 @@ impl FailureLimit {
     ///
     /// # Errors
     ///
-    /// As [`FailureLimit::new`]; also when `networks` is zero.
+    /// As [`FailureLimit::new`]; also when `networks` is zero or above [`MAX_NETWORKS`](Self::MAX_NETWORKS).
     pub fn with_networks(
         per_minute: u32,
         burst: u32,
@@ -61,6 +64,10 @@ impl FailureLimit {
             (0, _, _) => zero("per_minute"),
             (_, 0, _) => zero("burst"),
             (_, _, 0) => zero("networks"),
+            (_, _, n) if n > Self::MAX_NETWORKS => Err(ConfigError::new(
+                "networks",
+                "the room is taken at the start: write at most 1048576, which is 16 MiB",
+            )),
             _ => Ok(Self::unchecked(per_minute, burst, networks)),
         }
     }

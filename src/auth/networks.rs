@@ -73,9 +73,11 @@ impl Networks {
         if let Some(place) = places.iter().find(known) {
             return Some(&place.full_at);
         }
-        let place = places
-            .iter()
-            .min_by_key(|place| place.full_at.load(Ordering::Relaxed))?;
+        let need = |place: &&Place| {
+            let is_taken = place.network.load(Ordering::Relaxed) != 0;
+            (is_taken, place.full_at.load(Ordering::Relaxed))
+        };
+        let place = places.iter().min_by_key(need)?;
         // First, so that the newcomer never has to answer for what the other did.
         place.full_at.store(0, Ordering::Relaxed);
         place.network.store(hash, Ordering::Relaxed);

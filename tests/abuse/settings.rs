@@ -69,7 +69,11 @@ async fn every_setting_at_its_ends_works_or_is_refused_when_the_gate_is_built() 
         ),
         (
             "networks max",
-            setup(|b| b.failure_limit(FailureLimit::with_networks(1, 1, usize::MAX).unwrap())),
+            setup(|b| {
+                b.failure_limit(
+                    FailureLimit::with_networks(1, 1, FailureLimit::MAX_NETWORKS).unwrap(),
+                )
+            }),
         ),
         ("waiting 1", cache(|c| c.max_waiting(1))),
         ("waiting max", cache(|c| c.max_waiting(usize::MAX))),
@@ -215,6 +219,7 @@ fn what_cannot_work_is_refused_by_name() {
         assert_eq!(error.path(), path, "{error}");
     }
     assert!(FailureLimit::with_networks(1, 1, 0).is_err());
+    assert!(FailureLimit::with_networks(1, 1, usize::MAX).is_err());
     let recorder = |n| {
         Recorder::builder(MemorySink::new())
             .queue_capacity(n)

@@ -170,7 +170,10 @@ async fn a_tenant_store_behind_a_trip_is_asked_once_and_survived_when_it_fails()
     let now = || tollgate::clock::Clock::now(&clock);
     let seconds = std::time::Duration::from_secs;
     let token = P256.token(&with(claims(now()), "exp", json!(9_999_999_999_u64)));
-    let forged = format!("{}A", &token[..token.len() - 1]);
+    // The middle of the signature: the last character may hold bits that are no part of it.
+    let (start, end) = token.split_at(token.len() - 20);
+    let other = if end.starts_with('A') { "B" } else { "A" };
+    let forged = format!("{start}{other}{}", &end[1..]);
     assert!(matches!(
         attempt(&auth, &forged, now()),
         Attempt::Done(Err(AuthRefusal::BadSignature | AuthRefusal::Malformed))
