@@ -99,12 +99,16 @@ pub mod grpc;
 mod grpc;
 pub mod guide;
 pub mod head;
+pub mod http_send;
 pub mod id;
 pub mod identity;
 pub mod limit;
 mod listeners;
 pub mod meter;
 pub mod plan;
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub mod postgres_support;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub mod redis_support;

@@ -3,6 +3,7 @@
 mod abuse;
 mod auth;
 mod cloud_events;
+#[allow(dead_code, reason = "shared with the other test targets")]
 mod common;
 mod conformance;
 mod errors;
@@ -15,7 +16,6 @@ mod limit_layer;
 mod meter;
 mod plan;
 mod preflight;
-mod redis_limits;
 mod restart;
 mod series;
 mod sink;

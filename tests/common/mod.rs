@@ -3,7 +3,9 @@
 pub(crate) mod far_stores;
 pub(crate) mod fault_proxy;
 mod http_server;
+pub(crate) mod postgres;
 pub(crate) mod redis;
 pub(crate) mod redis_cluster;
+pub(crate) mod temp;
 
 pub(crate) use self::http_server::{Answer, Server, eventually, request, serve};

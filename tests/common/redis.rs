@@ -3,40 +3,16 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    net::TcpStream,
+    path::Path,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
+pub(crate) use super::temp::{TempDir, free_port};
+
 const INSTALL: &str = "install it with: apt-get install -y redis-server redis-tools (or scripts/install-test-servers)";
 const START_SECONDS: u64 = 10;
-
-/// A folder for one server, removed when it is dropped.
-#[derive(Debug)]
-pub(crate) struct TempDir(PathBuf);
-
-impl TempDir {
-    pub(crate) fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path =
-            std::env::temp_dir().join(format!("tollgate-redis-{}-{number}", std::process::id()));
-        fs::create_dir_all(&path).expect("a folder for the server");
-        Self(path)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// A running server.
 #[derive(Debug)]
@@ -51,11 +27,6 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("a bound socket").port()
 }
 
 fn spawn(program: &str, arguments: &[String], dir: &Path) -> Child {

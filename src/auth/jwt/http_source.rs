@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use reqwest::{Client, StatusCode, Url, header, redirect::Policy};
 
 use super::{Jwks, JwksError, JwksSource};
-use crate::error::ConfigError;
+use crate::{error::ConfigError, http_send::is_loopback};
 
 /// Fetches a provider's keys over HTTPS, from what its OpenID configuration calls `jwks_uri`.
 ///
@@ -79,15 +79,6 @@ impl HttpJwks {
         self.max_bytes = max_bytes;
         self
     }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || address
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
 }
 
 #[async_trait]

@@ -1,0 +1,8 @@
+//! What the payment provider says, what is owed and what is asked for, through the public API.
+
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "shared with the other test targets"
+)]
+mod common;
