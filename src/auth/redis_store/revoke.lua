@@ -2,7 +2,7 @@
 -- KEYS: the record, the count of changes.
 -- ARGV: the digest, the time, the channel.
 local version, revoked = unpack(redis.call('HMGET', KEYS[1], 'v', 'x'))
-if version and not revoked then
+if version and string.match(version, '^%d+$') and not revoked then
   -- First, as they fail where something else has the key: then nothing is written.
   version = redis.call('HINCRBY', KEYS[1], 'v', 1)
   local number = redis.call('INCR', KEYS[2])
