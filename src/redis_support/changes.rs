@@ -23,6 +23,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::{
     Account, KeySpace, RedisFault,
+    heard::Heard,
     shared_link::{SharedLink, next_pause, pauses},
 };
 use crate::listeners::Listeners;
@@ -60,10 +61,7 @@ type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// The task that follows the changes.
 struct Follower {
     changes: Weak<Changes>,
-    /// The number of the last change that was heard, or known to have been missed.
-    heard: Option<u64>,
-    /// The count as it was at the last look: what is not heard by the next one was missed.
-    expected: u64,
+    heard: Heard,
     subscription: Option<(PubSubSink, PubSubStream)>,
     subscribing: Option<Boxed<Result<PubSub, RedisError>>>,
     looking: Option<Boxed<Result<u64, RedisFault>>>,
@@ -117,8 +115,7 @@ impl Changes {
     pub(super) async fn follow(changes: Weak<Self>) {
         let mut follower = Follower {
             changes,
-            heard: None,
-            expected: 0,
+            heard: Heard::default(),
             subscription: None,
             subscribing: None,
             looking: None,
@@ -174,8 +171,7 @@ impl Follower {
                 changes.metrics.subscriptions.increment(1);
                 self.subscription = Some(made.split());
                 self.pauses = pauses();
-                // What was changed meanwhile was not heard; whatever comes from here on is.
-                self.heard = None;
+                self.heard.begin_anew();
                 self.look(changes);
             }
             Event::Subscribed(Err(error)) => {
@@ -237,32 +233,19 @@ impl Follower {
             return;
         };
         changes.listeners.tell(|listener| listener.changed(what));
-        if let Some(heard) = self.heard {
-            if number > heard.saturating_add(1) {
-                changes.metrics.missed.increment(1);
-                self.tell_lost(changes);
-            }
-            self.heard = Some(heard.max(number));
+        if self.heard.hear(number) {
+            changes.metrics.missed.increment(1);
+            self.tell_lost(changes);
         }
     }
 
     fn looked(&mut self, count: u64, changes: &Changes) {
-        let is_missed = match self.heard {
-            None => true,
-            // The server has lost data, or another one has taken its place.
-            Some(heard) if count < heard => true,
-            // What is published takes its time; without a subscription nothing will come.
-            Some(heard) => heard < self.expected || (self.subscription.is_none() && heard != count),
-        };
-        if is_missed {
-            // What nobody has heard before this process asked for the first time was not missed.
-            if self.heard.is_some() {
-                changes.metrics.missed.increment(1);
-            }
+        // What nobody has heard before this process asked for the first time was not missed.
+        let has_begun = self.heard.has_begun();
+        if self.heard.look(count, self.subscription.is_some()) {
+            changes.metrics.missed.increment(u64::from(has_begun));
             self.tell_lost(changes);
-            self.heard = Some(count);
         }
-        self.expected = count;
     }
 
     fn tell_lost(&self, changes: &Changes) {

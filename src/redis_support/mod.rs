@@ -23,7 +23,7 @@
 //!
 //! *Deployment*: Redis 6.2 or newer, or Valkey. A user of limits needs `+eval +evalsha +hmget +hset +hdel +del +pexpire
 //! +time +set +get +info +config|get` on the keys `tg:1:*`; without the last two the check at the start is left out.
-//! Keys, tenants, plans and counters need `+exists +expire +hget +hgetall +hincrby +incr +llen +lrange +ping +publish
+//! Keys, tenants, plans and counters need `+exists +hget +hgetall +hincrby +incr +incrby +llen +lrange +ping +publish
 //! +rpush +subscribe` too, and the channels `tg:1:*`.
 
 mod changes;
@@ -31,6 +31,7 @@ mod check;
 mod connector;
 mod fault;
 mod handle;
+mod heard;
 mod keys;
 mod script;
 mod shared_link;

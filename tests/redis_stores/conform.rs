@@ -8,7 +8,10 @@ use std::{
 use tollgate::{
     auth::{KeyStore as _, RedisKeyStore},
     conformance,
+    meter::{EventId, UsageEvent},
+    plan::{Plan, RedisPlans},
     redis_support::{Redis, RedisConnector},
+    sink::{RedisCounterSink, UsageSink as _},
     tenant::RedisTenantStore,
 };
 
@@ -56,7 +59,7 @@ async fn a_cluster_conforms() {
 }
 
 /// What the guide says that a user needs.
-const RIGHTS: &str = "-@all +eval +evalsha +exists +expire +get +hget +hgetall +hincrby +hmget +hset +incr +incrby \
+const RIGHTS: &str = "-@all +eval +evalsha +exists +get +hget +hgetall +hincrby +hmget +hset +incr +incrby \
                       +info +config|get +llen +lrange +pexpire +ping +publish +rpush +set +subscribe";
 
 fn guarded(dir: &Path, rights: &str) -> RedisServer {
@@ -81,7 +84,23 @@ async fn a_user_with_the_rights_of_the_guide_conforms() {
     let dir = TempDir::new();
     let server = guarded(dir.path(), &format!("&tg:1:* {RIGHTS}"));
     conforms(&as_user(&server, "s3cr3t-word")).await;
+    let redis = super::connect(as_user(&server, "s3cr3t-word")).await;
+    let (plans, sink) = (RedisPlans::new(&redis), RedisCounterSink::new(&redis));
+    let free = [Plan::new("free")].into_iter().collect();
+    plans.publish(&free, None).await.unwrap();
+    assert_eq!(plans.load().await.unwrap().unwrap().version, 1);
+    let (time, acme) = (super::noon(), super::tenant("acme"));
+    let event = UsageEvent::new(EventId::new(1, 1), time, acme.clone(), super::plan("free"));
+    sink.write(&[event]).await.unwrap();
+    let day = jiff::civil::date(2026, 1, 15);
+    let counted = sink.counters().read(&acme, "default", day).await.unwrap();
+    assert_eq!(counted.calls, 1);
+    let listening = super::listening(&redis).await;
+    super::subscribed(&server, 1).await;
+    drop(listening);
     let guide = include_str!("../../src/guide/redis.md");
+    // Lines of the guide end within the list.
+    let guide: String = guide.split_whitespace().collect::<Vec<_>>().join(" ");
     for right in RIGHTS.split_whitespace().skip(1) {
         assert!(guide.contains(right), "{right} is not in the guide");
     }

@@ -5,6 +5,7 @@ mod counters;
 mod faults;
 mod gates;
 mod keyspace;
+mod model;
 mod plans;
 mod processes;
 mod push;
