@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{PlanCatalog, PlanDocument};
+use super::{PlanCatalog, PlanDocument, catalog::WeakCatalog};
 use crate::{
     error::ConfigError,
     redis_support::{
@@ -30,7 +30,8 @@ const RETRY: Duration = Duration::from_secs(1);
 ///    plans stay.
 ///
 /// Changes are pushed, and looked for four times a second where they may have been missed. While Redis does not
-/// answer, the plans stay as they are. Catalogs are governed for as long as a handle is kept; cloning gives another.
+/// answer, the plans stay as they are. A catalog is governed for as long as anybody has it, though nobody kept a handle
+/// to these plans. Cloning gives another handle.
 ///
 /// ```no_run
 /// use tollgate::{Tollgate, plan::{Plan, PlanCatalog, RedisPlans}, redis_support::Redis};
@@ -59,7 +60,7 @@ struct Inner {
 
 #[derive(Default)]
 struct Governed {
-    catalogs: Vec<PlanCatalog>,
+    catalogs: Vec<WeakCatalog>,
     /// The version that the catalogs have, or have refused.
     version: Option<u64>,
     is_following: bool,
@@ -163,8 +164,7 @@ impl RedisPlans {
         read: Option<u64>,
     ) -> Result<u64, RedisPlansError> {
         PlanCatalog::from_document(document)?;
-        let governed = self.inner.governed().catalogs.clone();
-        for catalog in governed {
+        for catalog in self.inner.governed().living() {
             catalog.prepare(document)?;
         }
         let text = serde_json::to_string(document)
@@ -190,16 +190,25 @@ impl RedisPlans {
         }
         let version = published.map(|published| published.version);
         let mut governed = self.inner.governed();
-        governed.catalogs.push(catalog.clone());
+        governed.catalogs.push(catalog.downgrade());
         // Another version may have come meanwhile, and others may have another one.
         governed.version = None;
         self.inner.wake.notify_one();
         if !governed.is_following {
             governed.is_following = true;
-            let inner = Arc::downgrade(&self.inner);
+            let inner = Arc::clone(&self.inner);
             drop(self.inner.redis.runtime().spawn(follow(inner)));
         }
         Ok(version)
+    }
+}
+
+impl Governed {
+    /// The catalogs that anybody has; the others are forgotten.
+    fn living(&mut self) -> Vec<PlanCatalog> {
+        self.catalogs.retain(|catalog| catalog.upgrade().is_some());
+        let living = self.catalogs.iter();
+        living.filter_map(WeakCatalog::upgrade).collect()
     }
 }
 
@@ -227,7 +236,7 @@ impl Inner {
             return Ok(());
         }
         governed.version = Some(published.version);
-        for catalog in &governed.catalogs {
+        for catalog in governed.living() {
             if let Err(error) = catalog.replace_from_document(&published.document) {
                 refused(&error, Some(published.version));
             }
@@ -249,25 +258,29 @@ fn unread(error: &(dyn std::error::Error + 'static)) {
     tracing::warn!(target: "tollgate::plan", error, "changed plans cannot be read yet");
 }
 
-/// Runs until nobody holds the plans any more.
-async fn follow(inner: Weak<Inner>) {
+/// Runs until nobody has a catalog any more.
+async fn follow(inner: Arc<Inner>) {
     loop {
-        let Some(strong) = inner.upgrade() else {
-            return;
-        };
+        {
+            let mut governed = inner.governed();
+            if governed.living().is_empty() {
+                governed.is_following = false;
+                return;
+            }
+        }
         // A wake-up that came while the plans were read is kept.
-        let woken = tokio::time::timeout(RETRY, strong.wake.notified()).await;
+        let woken = tokio::time::timeout(RETRY, inner.wake.notified()).await;
         if woken.is_err() {
             continue;
         }
-        match strong.refresh().await {
+        match inner.refresh().await {
             Ok(()) => {}
             Err(error @ (RedisPlansError::Invalid(_) | RedisPlansError::Corrupt(_))) => {
                 refused(&error, None);
             }
             Err(error) => {
                 unread(&error);
-                strong.wake.notify_one();
+                inner.wake.notify_one();
                 tokio::time::sleep(RETRY).await;
             }
         }

@@ -94,7 +94,7 @@ fn steps() -> impl Strategy<Value = Step> {
 
 async fn apply(store: &dyn KeyStore, step: Step) -> String {
     let said = match step {
-        Step::Create { key, record } => said(store.create(digest(key.into()), *record).await),
+        Step::Create { key, record } => said(&store.create(digest(key.into()), *record).await),
         Step::Rotate {
             old,
             end,
@@ -104,21 +104,21 @@ async fn apply(store: &dyn KeyStore, step: Step) -> String {
         } => {
             let (old, digest) = (key_id(old), digest(key.into()));
             let rotated = store.rotate(&old, at(end), digest, *record, at(now));
-            said(rotated.await)
+            said(&rotated.await)
         }
-        Step::Revoke { key, at: time } => said(store.revoke(&key_id(key), at(time)).await),
+        Step::Revoke { key, at: time } => said(&store.revoke(&key_id(key), at(time)).await),
         Step::Touch { uses } => {
             let uses: Vec<KeyUse> = uses
                 .into_iter()
                 .map(|(key, time)| KeyUse::new(digest(key.into()), key_id(key), at(time)))
                 .collect();
-            said(store.touch(&uses).await)
+            said(&store.touch(&uses).await)
         }
     };
     format!("{said}; {:?}", whole(store).await)
 }
 
-fn said<T: Debug, E: Debug>(result: Result<T, E>) -> String {
+fn said<T: Debug, E: Debug>(result: &Result<T, E>) -> String {
     format!("{result:?}")
 }
 
@@ -174,12 +174,12 @@ fn changes() -> impl Strategy<Value = Change> {
 async fn change(store: &dyn TenantStore, change: Change) -> String {
     let name = |n: u8| ["acme", "{acme}", "a b"][usize::from(n)];
     let said = match change {
-        Change::Create(n) => said(store.create(owner(name(n))).await),
+        Change::Create(n) => said(&store.create(owner(name(n))).await),
         Change::Replace(n, access, version) => {
             let mut record: TenantRecord = owner(name(n));
             (record.access, record.version) = (access, version);
             record.pay_url = Some("https://pay.example".into());
-            said(store.replace(record).await)
+            said(&store.replace(record).await)
         }
     };
     let mut found = Vec::new();

@@ -59,6 +59,23 @@ async fn an_edited_plan_governs_every_process_and_only_the_version_that_was_read
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalog_is_governed_for_as_long_as_anybody_has_it() {
+    let server = RedisServer::start();
+    let catalog = own_plans();
+    RedisPlans::new(&redis(&server).await)
+        .govern(&catalog)
+        .await
+        .unwrap();
+    let own = redis(&server).await;
+    let plans = RedisPlans::new(&own);
+    plans.publish(&document(&["free"]), None).await.unwrap();
+    within(10, "the new plans", || has(&catalog, "free")).await;
+    subscribed(&server, 2).await;
+    drop(catalog);
+    subscribed(&server, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_racing_publications_of_one_version_exactly_one_succeeds() {
     let server = RedisServer::start();
     let plans = RedisPlans::new(&redis(&server).await);

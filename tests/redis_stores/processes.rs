@@ -1,12 +1,6 @@
 //! A second process, real.
 
-use std::{
-    env,
-    io::{BufRead, BufReader, Write},
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc,
-    time::Duration,
-};
+use std::{env, time::Duration};
 
 use tollgate::{
     auth::{KeyStore as _, RedisKeyStore},
@@ -17,73 +11,21 @@ use tollgate::{
 };
 
 use super::{redis, redis_at, subscribed};
-use crate::common::redis::RedisServer;
+use crate::common::{child::Child, redis::RedisServer};
 
 /// Set for the child: where its Redis is.
 const URL: &str = "TOLLGATE_TEST_REDIS";
 const N_KEYS: usize = 50;
 
-/// The test itself, run once more as a process of its own.
-struct Other {
-    child: Child,
-    requests: ChildStdin,
-    lines: mpsc::Receiver<String>,
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Other {
-    fn start(url: &str) -> Self {
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args([
-                "redis_stores::processes::a_revocation_reaches_another_process",
-                "--exact",
-                "--nocapture",
-                "--test-threads=1",
-            ])
-            .env(URL, url)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let requests = child.stdin.take().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                // The runner of the child writes lines of its own.
-                if let Some(line) = line.split("child: ").nth(1)
-                    && sender.send(line.to_owned()).is_err()
-                {
-                    return;
-                }
-            }
-        });
-        Self {
-            child,
-            requests,
-            lines,
+/// Asks whether a key works, until the other process answers so.
+fn answers(other: &mut Child, key: &str, expected: &str) {
+    for _ in 0..2_000 {
+        if other.ask(key) == expected {
+            return;
         }
+        std::thread::sleep(Duration::from_millis(2));
     }
-
-    /// Asks whether a key works, until it answers so.
-    fn answers(&mut self, key: &str, expected: &str) {
-        for _ in 0..2_000 {
-            writeln!(self.requests, "{key}").unwrap();
-            let answer = self.lines.recv_timeout(Duration::from_secs(60));
-            if answer.expect("the child lives") == expected {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        panic!("the other process does not answer {expected}");
-    }
+    panic!("the other process does not answer {expected}");
 }
 
 /// Everything that one process holds.
@@ -148,15 +90,16 @@ async fn a_revocation_reaches_another_process() {
     let server = RedisServer::start();
     let own = redis(&server).await;
     let Process { admin, auth: _auth } = process(&own);
-    let mut other = Other::start(&server.url());
+    let test = "redis_stores::processes::a_revocation_reaches_another_process";
+    let mut other = Child::start(test, URL, server.url());
     subscribed(&server, 2).await;
     for _ in 0..N_KEYS {
         let new = NewKey::for_tenant("acme").plan("free");
         let issued = admin.issue(new).await.unwrap();
         let key = issued.key.expose();
-        other.answers(key, "works");
+        answers(&mut other, key, "works");
         admin.revoke(&issued.record.id).await.unwrap();
-        other.answers(key, "refused");
+        answers(&mut other, key, "refused");
     }
     let store = RedisKeyStore::new(&own);
     let kept = store.list(&super::tenant("acme")).await.unwrap();
