@@ -145,7 +145,7 @@ impl Changes {
 
     async fn count(link: SharedLink, space: KeySpace) -> Result<u64, RedisFault> {
         let mut get = redis::cmd("GET");
-        get.arg(&*space.account(Account::Changes));
+        get.arg(&*space.shared_record(Account::Changes));
         let value = link.read(&get).await?;
         let count: Option<u64> = redis::from_redis_value(value).map_err(RedisFault::unknown)?;
         Ok(count.unwrap_or(0))

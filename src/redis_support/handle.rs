@@ -3,6 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, Once, Weak},
+    time::Duration,
 };
 
 use redis::{Cmd, Value};
@@ -14,11 +15,16 @@ use super::{
 };
 use crate::{error::ConfigError, id::Environment};
 
+/// A listener that panics each time must not keep a processor busy.
+const PAUSE_AFTER_PANIC: Duration = Duration::from_millis(100);
+
 /// A connection for keys, tenants, plans and counters of usage, made anew when it breaks, and a second one that hears
 /// of changes.
 ///
 /// Cloning gives another handle to the same connections. Share one among all stores of a process: they hear of
-/// changes together. Limits have a connection of their own, see [`RedisLimits`](crate::limit::RedisLimits).
+/// changes together. Limits have a connection of their own, see [`RedisLimits`](crate::limit::RedisLimits). While a
+/// connection is made anew, who needs it waits for as long as making one may take
+/// ([`connect_timeout`](RedisConnector::connect_timeout)).
 ///
 /// ```no_run
 /// use tollgate::{auth::RedisKeyStore, redis_support::Redis, tenant::RedisTenantStore};
@@ -124,7 +130,7 @@ impl Redis {
         inner.changes.listeners.add(listener);
         inner.is_following.call_once(|| {
             let changes = Arc::downgrade(&inner.changes);
-            drop(inner.runtime.spawn(Changes::follow(changes)));
+            drop(inner.runtime.spawn(keep_following(changes)));
         });
     }
 
@@ -133,7 +139,7 @@ impl Redis {
     }
 
     pub(crate) fn account(&self, account: Account<'_>) -> Key {
-        self.0.space.account(account)
+        self.0.space.shared_record(account)
     }
 
     pub(crate) fn changes(&self) -> Key {
@@ -163,6 +169,17 @@ impl Redis {
     /// Sends a command that changes nothing.
     pub(crate) async fn read(&self, command: &Cmd) -> Result<Value, RedisFault> {
         self.0.link.read(command).await
+    }
+}
+
+/// Follows the changes until nobody holds them any more, also past a listener that panics.
+async fn keep_following(changes: Weak<Changes>) {
+    while changes.strong_count() > 0 {
+        let following = tokio::spawn(Changes::follow(Weak::clone(&changes)));
+        if let Err(error) = following.await {
+            tracing::error!(target: "tollgate::redis", %error, "somebody who hears of changes has panicked");
+            tokio::time::sleep(PAUSE_AFTER_PANIC).await;
+        }
     }
 }
 

@@ -116,7 +116,7 @@ impl KeySpace {
 
     /// A key of what is known of keys, tenants and plans: all in one slot, so that one script changes what belongs
     /// together, in a Cluster too.
-    pub(crate) fn account(&self, account: Account<'_>) -> Key {
+    pub(crate) fn shared_record(&self, account: Account<'_>) -> Key {
         let mut key = Vec::with_capacity(96);
         key.extend_from_slice(self.prefix.as_bytes());
         key.extend_from_slice(b"{accounts}:");
@@ -322,14 +322,14 @@ mod tests {
             Account::Tenant("}{:\n"),
             Account::Tenant(&long),
         ];
-        let mut named: Vec<_> = accounts.map(|account| keys.account(account)).into();
+        let mut named: Vec<_> = accounts.map(|account| keys.shared_record(account)).into();
         let home = slot(b"accounts");
         assert!(named.iter().all(|key| slot(key) == home && key.len() <= 96));
         named.sort();
         named.dedup();
         assert_eq!(named.len(), accounts.len());
         assert_eq!(
-            &*keys.account(Account::Tenant("}{:\n")),
+            &*keys.shared_record(Account::Tenant("}{:\n")),
             b"tg:1:{accounts}:t:%7d%7b%3a%0a"
         );
         assert_eq!(&*keys.changes(), b"tg:1:changes");

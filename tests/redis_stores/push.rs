@@ -1,9 +1,15 @@
 //! A change that one process makes is heard by the others, whatever happens to their connections.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tollgate::{
-    auth::{KeyStore, RedisKeyStore},
+    auth::{KeyDigest, KeyListener, KeyStore, RedisKeyStore},
     redis_support::RedisConnector,
     tenant::{RedisTenantStore, TenantStore},
 };
@@ -83,6 +89,7 @@ async fn a_half_open_subscription_hides_nothing() {
     let other = listening(&connect(connector).await).await;
     subscribed(&server, 1).await;
     let keys = RedisKeyStore::new(&redis(&server).await);
+    within(10, "the first look", || other.heard.n_lost() > 0).await;
     proxy.set(Fault::Hold);
     keys.create(digest(1), record("k1")).await.unwrap();
     // Nothing is heard while no answer comes through, and as much as was missed once it does.
@@ -223,6 +230,39 @@ async fn sentinels_lead_to_the_new_master_and_its_changes() {
         n == 2
     })
     .await;
+    keys.create(digest(2), record("k2")).await.unwrap();
+    within(10, "the change", || heard.has_key(&digest(2), 1)).await;
+}
+
+/// Panics at the first change that it hears of.
+#[derive(Default)]
+struct Clumsy(AtomicBool);
+
+impl KeyListener for Clumsy {
+    fn key_changed(&self, _: &KeyDigest, _: u64) {
+        assert!(
+            self.0.swap(true, Ordering::SeqCst),
+            "the listener was told to panic"
+        );
+    }
+
+    fn keys_lost(&self) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_panics_ends_nobody_s_subscription() {
+    let server = RedisServer::start();
+    let other = listening(&redis(&server).await).await;
+    let clumsy: Arc<dyn KeyListener> = Arc::new(Clumsy::default());
+    other.keys.subscribe(Arc::downgrade(&clumsy));
+    subscribed(&server, 1).await;
+    let keys = RedisKeyStore::new(&redis(&server).await);
+    let heard = &other.heard;
+    within(10, "the first look", || heard.n_lost() > 0).await;
+    let n_lost = heard.n_lost();
+    keys.create(digest(1), record("k1")).await.unwrap();
+    within(10, "the subscription made anew", || heard.n_lost() > n_lost).await;
+    subscribed(&server, 2).await;
     keys.create(digest(2), record("k2")).await.unwrap();
     within(10, "the change", || heard.has_key(&digest(2), 1)).await;
 }
