@@ -63,7 +63,7 @@
 //! - `conformance`: test suites for your own key, tenant and limit stores.
 //! - `grpc`: errors in gRPC's form, metering by `grpc-status`, and routes of gRPC methods.
 //! - `jwt`: access tokens of an identity provider beside API keys.
-//! - `redis`: limits shared by all processes.
+//! - `redis`: limits, keys, tenants and plans shared by all processes, and counters of usage.
 //! - `reqwest`: an HTTP client; with `jwt`, a provider's keys from their address.
 //! - `toml`: [`Document`]s read from and written as TOML.
 //! - `full`: all of them.

@@ -101,6 +101,16 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "Snapshots of quotas that were written, by result.",
     ),
     (
+        "tollgate_redis_changes_missed_total",
+        Kind::Counter,
+        "Times that changes of keys, tenants or plans in Redis were made unheard: all cached was forgotten.",
+    ),
+    (
+        "tollgate_redis_subscriptions_total",
+        Kind::Counter,
+        "Subscriptions to changes in Redis that were made.",
+    ),
+    (
         REFUSALS,
         Kind::Counter,
         "Calls that were refused, by the code in their answer.",

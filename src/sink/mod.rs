@@ -36,9 +36,14 @@ mod filter;
 mod log;
 mod memory;
 mod offer;
+#[cfg(feature = "redis")]
+mod redis_counter;
 mod usage_sink;
 
 pub(crate) use self::offer::offer;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::redis_counter::{DayCounters, RedisCounterSink, RedisCounters, RedisCountersError};
 pub use self::{
     cloud_events::{CloudEvent, CloudEventBatch, CloudEvents},
     fan_out::{FanOut, SinkCounters},

@@ -35,6 +35,8 @@ mod access;
 mod document;
 mod memory_store;
 mod record;
+#[cfg(feature = "redis")]
+mod redis_store;
 mod store;
 mod task_local;
 #[expect(
@@ -44,6 +46,9 @@ mod task_local;
 mod tenant;
 
 pub(crate) use self::document::TenantEntry;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::redis_store::RedisTenantStore;
 pub use self::{
     access::{Access, AccessState},
     document::TenantDocument,

@@ -1,0 +1,163 @@
+//! One connection for everybody who needs one, made anew when it breaks.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use redis::{Cmd, Value};
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    RedisConnector, RedisFault, Script,
+    connector::{Failed, Link},
+};
+
+/// An answer that is late once may be a slow server; twice, the connection may be dead.
+const TIMEOUTS_UNTIL_RECONNECT: u32 = 2;
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug)]
+pub(super) struct SharedLink(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    connector: RedisConnector,
+    current: watch::Sender<Current>,
+    n_timeouts: AtomicU32,
+}
+
+/// The connection, and the how many-th it is; none while a task makes it.
+#[derive(Clone, Debug)]
+struct Current {
+    number: u64,
+    link: Option<Link>,
+}
+
+/// How long to wait before the next attempt to connect.
+pub(super) fn pauses() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(20))
+        .with_max_delay(LONGEST_PAUSE)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+pub(super) fn next_pause(pauses: &mut ExponentialBackoff) -> Duration {
+    pauses.next().unwrap_or(LONGEST_PAUSE)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the connection to Redis is down and being made anew")]
+struct Down;
+
+impl SharedLink {
+    pub(super) fn new(connector: RedisConnector, link: Link) -> Self {
+        let link = Some(link);
+        let (current, _) = watch::channel(Current { number: 0, link });
+        Self(Arc::new(Shared {
+            connector,
+            current,
+            n_timeouts: AtomicU32::new(0),
+        }))
+    }
+
+    pub(super) fn connector(&self) -> &RedisConnector {
+        &self.0.connector
+    }
+
+    /// Runs a script; once more in full on a server that does not know it, and has done nothing.
+    pub(super) async fn run(
+        &self,
+        script: &Script,
+        keys: &[impl AsRef<[u8]>],
+        arguments: &[impl AsRef<[u8]>],
+    ) -> Result<Value, RedisFault> {
+        match self.call(script.with(false, keys, arguments)).await {
+            Err(failed) if failed.is_no_script => {
+                self.call(script.with(true, keys, arguments)).await
+            }
+            answer => answer,
+        }
+        .map_err(|failed| failed.fault)
+    }
+
+    /// Sends a command that changes nothing: once more over a new connection where the old one broke.
+    pub(super) async fn read(&self, command: &Cmd) -> Result<Value, RedisFault> {
+        match self.call(command.clone()).await {
+            Err(failed) if failed.is_broken => self.call(command.clone()).await,
+            answer => answer,
+        }
+        .map_err(|failed| failed.fault)
+    }
+
+    async fn call(&self, command: Cmd) -> Result<Value, Failed> {
+        let (number, mut link) = self.current().await?;
+        let answer = link.call(command, self.0.connector.response_timeout).await;
+        let n_timeouts = &self.0.n_timeouts;
+        match &answer {
+            Err(failed) if failed.is_timeout => {
+                if n_timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_UNTIL_RECONNECT {
+                    self.renew(number);
+                }
+            }
+            Err(failed) if failed.is_broken => self.renew(number),
+            _ => n_timeouts.store(0, Ordering::Relaxed),
+        }
+        answer
+    }
+
+    /// The connection; one that is being made is waited for as long as making one may take.
+    async fn current(&self) -> Result<(u64, Link), Failed> {
+        let mut current = self.0.current.subscribe();
+        let up = current.wait_for(|current| current.link.is_some());
+        match timeout(self.0.connector.connect_timeout, up).await {
+            Ok(Ok(current)) => match &current.link {
+                Some(link) => Ok((current.number, link.clone())),
+                None => Err(Failed::before_sending(Down)),
+            },
+            Ok(Err(_)) | Err(_) => Err(Failed::before_sending(Down)),
+        }
+    }
+
+    /// Has a new connection made in place of this one, unless that is done already.
+    fn renew(&self, number: u64) {
+        let is_first = self.0.current.send_if_modified(|current| {
+            let is_current = current.number == number && current.link.is_some();
+            if is_current {
+                current.link = None;
+            }
+            is_current
+        });
+        if !is_first {
+            return;
+        }
+        self.0.n_timeouts.store(0, Ordering::Relaxed);
+        let shared = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            let mut pauses = pauses();
+            // Until it is made or nobody needs it any more.
+            while let Some(shared) = shared.upgrade() {
+                match shared.connector.connect().await {
+                    Ok(link) => {
+                        shared.current.send_modify(|current| {
+                            current.number += 1;
+                            current.link = Some(link);
+                        });
+                        return;
+                    }
+                    Err(error) => {
+                        tracing::debug!(target: "tollgate::redis", %error, "no connection yet");
+                        drop(shared);
+                        tokio::time::sleep(next_pause(&mut pauses)).await;
+                    }
+                }
+            }
+        });
+    }
+}
