@@ -8,7 +8,18 @@ use sqlx::{
 };
 
 /// Number, name and statements.
-const MIGRATIONS: &[(i64, &str, &str)] = &[];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (
+        2,
+        "usage events",
+        include_str!("migrations/0002_usage_events.sql"),
+    ),
+    (
+        3,
+        "usage minutes",
+        include_str!("migrations/0003_usage_minutes.sql"),
+    ),
+];
 
 #[derive(Debug)]
 pub(super) struct Embedded;
