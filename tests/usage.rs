@@ -8,3 +8,7 @@
 mod common;
 #[path = "usage/postgres_support.rs"]
 mod postgres_support;
+#[path = "usage/redis_stream.rs"]
+mod redis_stream;
+#[path = "usage/support.rs"]
+mod support;

@@ -33,8 +33,18 @@
 //! ```
 
 mod minute;
+#[cfg(feature = "postgres")]
+mod periods;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod rollup;
 mod sketch;
 
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::periods::{Correction, UsagePeriods};
+#[cfg(all(feature = "postgres", feature = "redis"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "postgres", feature = "redis"))))]
+pub use self::rollup::{Rollup, RollupBuilder, RollupCounters, RollupError};
 pub use self::{
     minute::{OtherMinute, QuantityTotal, UsageKey, UsageMinute, UsageTotals},
     sketch::{CorruptSketch, LatencySketch},
