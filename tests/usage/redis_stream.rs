@@ -21,10 +21,12 @@ use crate::{
 
 const STREAM: &str = "tg:1:{u.0}:s";
 
+/// Entries by their ids, with their fields.
+type Entries = Vec<(String, Vec<(String, Vec<u8>)>)>;
+
 /// The events of a stream, in its order.
 fn read(server: &RedisServer, stream: &str) -> Vec<UsageEvent> {
-    let entries: Vec<(String, Vec<(String, Vec<u8>)>)> =
-        server.query(&["XRANGE", stream, "-", "+"]);
+    let entries: Entries = server.query(&["XRANGE", stream, "-", "+"]);
     let events = entries.iter().map(|(_, fields)| {
         let [(name, json)] = fields.as_slice() else {
             panic!("{fields:?}")

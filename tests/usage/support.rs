@@ -12,7 +12,7 @@ use tollgate::{
     id::{Environment, PlanName, TenantId},
     meter::{CallOutcome, EventId, UsageEvent},
     sink::{UsageSink, Verdict, Verdicts},
-    usage::{LatencySketch, UsageKey, UsageMinute, UsageTotals},
+    usage::{LatencySketch, UsageKey, UsageTotals},
 };
 
 /// Numbers that look random and are the same for the same seed.
@@ -218,8 +218,4 @@ pub(crate) async fn deliver(sink: &dyn UsageSink, mut batch: Vec<UsageEvent>) ->
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     panic!("{} events have no last word", batch.len());
-}
-
-pub(crate) fn minute_of(event: &UsageEvent) -> Timestamp {
-    UsageMinute::start_of(event.time)
 }
