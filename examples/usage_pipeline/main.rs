@@ -99,6 +99,14 @@ impl Parts {
         })
     }
 
+    /// Whether the process that meters has ended, as it does when all is promised.
+    fn is_metered(&mut self) -> Outcome<bool> {
+        match self.gate.try_wait()? {
+            Some(status) if !status.success() => Err("the process that meters failed".into()),
+            status => Ok(status.is_some()),
+        }
+    }
+
     fn n_promised(&self) -> u64 {
         fs::metadata(gate::ledger(&self.dir)).map_or(0, |ledger| ledger.len() / gate::LINE)
     }
@@ -208,16 +216,21 @@ async fn fault(seed: u64, n_events: u64, n_kills: u64) -> Outcome<()> {
 
     let (mut random, mut kills) = (seed, BTreeMap::new());
     for turn in 1..=n_kills {
-        while parts.n_promised() < n_events * turn / (n_kills + 1) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        *kills.entry(parts.kill(random >> 33)?).or_insert(0) += 1;
+        // At any moment of the turn.
+        let slot = n_events / (n_kills + 1);
+        let moment = slot * turn - (random >> 33) % slot.max(1);
+        while parts.n_promised() < moment {
+            parts.is_metered()?;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        // Ten turns kill each part.
+        *kills.entry(parts.kill(seed + 7 * turn)?).or_insert(0) += 1;
     }
     let metered = Instant::now();
-    while parts.gate.try_wait()?.is_none() {
+    while !parts.is_metered()? {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let (promised, drained) = (parts.n_promised(), Instant::now());
