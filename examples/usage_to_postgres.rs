@@ -11,10 +11,10 @@ mod servers;
 use std::{env, time::Duration};
 
 use axum::{Router, body::Body, http::Request, routing::post};
-use servers::{Outcome, Server};
+use servers::{Outcome, Server, connect};
 use tollgate::{
-    Meter, Tollgate, identity::NewKey, limit::Rate, plan::Plan, postgres_support::Postgres,
-    sink::PostgresSink, usage::LatencySketch,
+    Meter, Tollgate, identity::NewKey, limit::Rate, plan::Plan, sink::PostgresSink,
+    usage::LatencySketch,
 };
 use tower::ServiceExt;
 
@@ -84,15 +84,4 @@ async fn meter(url: &str) -> Outcome<()> {
     .await?;
     println!("calls={calls} tokens={tokens} events={events}");
     Ok(())
-}
-
-/// A server that was just started may not take connections yet.
-async fn connect(url: &str) -> Outcome<Postgres> {
-    for _ in 0..100 {
-        if let Ok(postgres) = Postgres::connect(url).await {
-            return Ok(postgres);
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(Postgres::connect(url).await?)
 }

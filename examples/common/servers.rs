@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tollgate::postgres_support::Postgres;
+
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// A server that can be killed and started again as it was.
@@ -52,20 +54,22 @@ impl Server {
 
     /// A Redis that has every command on disk before it answers.
     pub(crate) fn redis(dir: &Path) -> Outcome<Self> {
+        Self::redis_with(dir, &["--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    /// A Redis that keeps nothing on disk.
+    pub(crate) fn redis_in_memory(dir: &Path) -> Outcome<Self> {
+        Self::redis_with(dir, &["--appendonly", "no"])
+    }
+
+    fn redis_with(dir: &Path, settings: &'static [&str]) -> Outcome<Self> {
         let port = free_port()?;
         let dir = dir.to_owned();
         Self::start(port, "KILL", move || {
             let mut server = Command::new("redis-server");
-            server.args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-            ]);
-            server.args(["--appendonly", "yes", "--appendfsync", "always"]);
-            server.arg("--dir").arg(&dir);
+            server.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
+            server.args(["--save", "", "--dir"]).arg(&dir);
+            server.args(settings);
             server
         })
     }
@@ -162,4 +166,15 @@ fn postgres(program: &str) -> Outcome<Command> {
         .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
         .arg(program);
     Ok(command)
+}
+
+/// A server that was just started may not take connections yet.
+pub(crate) async fn connect(url: &str) -> Outcome<Postgres> {
+    for _ in 0..200 {
+        if let Ok(postgres) = Postgres::connect(url).await {
+            return Ok(postgres);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(Postgres::connect(url).await?)
 }

@@ -8,6 +8,7 @@
 
 mod gate;
 mod proxy;
+#[allow(dead_code, reason = "shared with the benches")]
 #[path = "../common/servers.rs"]
 mod servers;
 
@@ -20,7 +21,7 @@ use std::{
 };
 
 use proxy::Proxy;
-use servers::{Outcome, Server};
+use servers::{Outcome, Server, connect};
 use tollgate::{
     postgres_support::Postgres, redis_support::RedisConnector, sink::PostgresSink,
     usage::LatencySketch, usage::Rollup,
@@ -147,17 +148,6 @@ async fn roll_up(redis: &str, postgres: &str, name: &str) -> Outcome<()> {
         .run_until(async { drop(ended.await) })
         .await;
     Ok(())
-}
-
-/// A server that was just started may not take connections yet.
-async fn connect(url: &str) -> Outcome<Postgres> {
-    for _ in 0..100 {
-        if let Ok(postgres) = Postgres::connect(url).await {
-            return Ok(postgres);
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(Postgres::connect(url).await?)
 }
 
 #[tokio::main]

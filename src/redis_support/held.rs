@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, Value};
+use redis::Value;
 
 use super::{
     connector::{Failed, Link, RedisConnector},
@@ -67,7 +67,12 @@ impl HeldLink {
     }
 
     /// Sends a command once. The answer may take so much longer as the command itself waits.
-    pub(crate) async fn call(&self, command: Cmd, waits: Duration) -> Result<Value, RedisFault> {
+    #[cfg(all(feature = "postgres", feature = "usage"))]
+    pub(crate) async fn call(
+        &self,
+        command: redis::Cmd,
+        waits: Duration,
+    ) -> Result<Value, RedisFault> {
         let mut link = self.link().await?;
         link.call(command, self.patience.saturating_add(waits))
             .await

@@ -4,6 +4,9 @@
 //! until the sink has accepted or rejected it, so a sink must write an event that it gets twice once: the event
 //! id tells. Sinks compose: [`FanOut`] writes to several, [`Filter`] to one that wants some of the events only.
 //!
+//! On servers, each behind its features: Redis Streams (`RedisStreamSink`, feature `redis`), and PostgreSQL with totals
+//! (`PostgresSink`, features `postgres` and `usage`).
+//!
 //! ```
 //! use tollgate::{
 //!     clock::Timestamp,

@@ -196,7 +196,7 @@ async fn servers_that_crash_while_it_reads_lose_and_double_nothing() {
     let mut redis = RedisServer::with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let mut server = PostgresServer::start();
     let postgres = server.migrated("usage").await;
-    let all = events(5_000, 81);
+    let all = events(3_000, 81);
     let readers = [
         start(rollup(&redis.url(), &postgres).await.consumer("one")).await,
         start(rollup(&redis.url(), &postgres).await.consumer("two")).await,

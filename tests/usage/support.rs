@@ -53,14 +53,14 @@ pub(crate) fn event(sequence: u64, time: Timestamp) -> UsageEvent {
     )
 }
 
-/// Events of some tenants, routes and outcomes over the last three hours and a day before.
+/// Events of some tenants, routes and outcomes over the last forty minutes, and those of a day before.
 pub(crate) fn events(n: u64, seed: u64) -> Vec<UsageEvent> {
     let mut random = Random(seed);
     let now = now();
     (0..n)
         .map(|sequence| {
             let days = if random.below(20) == 0 { 86_400 } else { 0 };
-            let age = random.below(3 * 3_600) + days;
+            let age = random.below(40 * 60) + days;
             let time = Timestamp::from_unix_seconds(now.as_unix_seconds() - age);
             let mut event = event(sequence, time);
             event.tenant = TenantId::new(format!("t{}", random.below(3))).expect("an id");

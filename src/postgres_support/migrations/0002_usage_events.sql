@@ -25,12 +25,12 @@ DECLARE
     part text := 'usage_events_' || to_char(wanted, 'YYYYMMDD');
 BEGIN
     IF wanted IS NULL OR wanted > current_date + 3 THEN
-        RAISE EXCEPTION 'a day in the future has no events';
+        RAISE EXCEPTION 'the clocks of this server and of the writer differ by days' USING ERRCODE = 'TG425';
     END IF;
     -- One process makes a partition, the others find it.
     PERFORM pg_advisory_xact_lock(8390322045806929252);
     IF EXISTS (SELECT FROM tollgate.usage_retention WHERE wanted < first_day) THEN
-        RAISE EXCEPTION 'the events of this day were dropped';
+        RAISE EXCEPTION 'the events of this day were dropped' USING ERRCODE = 'TG410';
     END IF;
     IF to_regclass('tollgate.' || part) IS NULL THEN
         EXECUTE format('CREATE TABLE tollgate.%I (LIKE tollgate.usage_events INCLUDING ALL)', part);

@@ -7,7 +7,7 @@ use std::{
 
 use sqlx::PgPool;
 
-use super::fault::is_refusal;
+use super::fault::is_day_dropped;
 use crate::clock::Timestamp;
 
 const SECONDS_PER_DAY: u64 = 86_400;
@@ -63,8 +63,7 @@ impl Days {
                     }
                     known.insert(day);
                 }
-                // The clocks of the two machines may differ about today.
-                Err(error) if is_refusal(&error) => {
+                Err(error) if is_day_dropped(&error) => {
                     dropped.insert(day);
                 }
                 Err(error) => return Err(error),

@@ -26,9 +26,9 @@ pub(super) fn is_about_memory(error: &sqlx::Error) -> bool {
     matches!(&*code(error), "23503" | "23514")
 }
 
-/// Whether a function of the schema refused.
-pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
-    code(error) == "P0001"
+/// Whether the function `usage_day` says that a day was dropped.
+pub(super) fn is_day_dropped(error: &sqlx::Error) -> bool {
+    code(error) == "TG410"
 }
 
 /// The whole batch is offered again.

@@ -52,7 +52,7 @@ const MIGRATION: (i64, &str) = (3, "tollgate.usage_dead_letters");
 ///
 /// # What it costs
 ///
-/// Seven statements for a batch, whatever its size: batches of 1,000 and more are cheaper by the event. Each event takes
+/// At most nine statements for a batch, whatever its size: batches of 1,000 and more are cheaper by the event. Each event takes
 /// about 700 bytes, or 120 with [`totals_only`](PostgresSinkBuilder::totals_only); a minute of a route some 300.
 ///
 /// ```no_run

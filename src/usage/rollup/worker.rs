@@ -187,7 +187,7 @@ impl Worker {
 
     /// Counts entries and then acknowledges them.
     async fn count(&mut self, entries: Vec<Entry>) -> Result<(), Failure> {
-        let ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
+        let mut ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
         let Some(last) = ids.iter().max().copied() else {
             return Ok(());
         };
@@ -215,7 +215,9 @@ impl Worker {
                     let body = serde_json::to_vec(event).unwrap_or_default();
                     dead.push((id, DeadEntry { reason, body }));
                 }
-                Verdict::Duplicate | Verdict::Retry { .. } => n_again += 1,
+                Verdict::Duplicate => n_again += 1,
+                // It stays unacknowledged, and is read again.
+                Verdict::Retry { .. } => ids.retain(|each| *each != id),
             }
         }
         self.bury(&dead).await?;
