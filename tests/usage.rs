@@ -6,5 +6,13 @@
     reason = "shared with the other test targets"
 )]
 mod common;
+#[path = "usage/postgres_sink.rs"]
+mod postgres_sink;
 #[path = "usage/postgres_support.rs"]
 mod postgres_support;
+#[path = "usage/redis_stream.rs"]
+mod redis_stream;
+#[path = "usage/rollup.rs"]
+mod rollup;
+#[path = "usage/support.rs"]
+mod support;

@@ -16,6 +16,10 @@
     feature = "redis",
     doc = "- [`redis`]: what limits in Redis promise and what they cost."
 )]
+#![cfg_attr(
+    all(feature = "postgres", feature = "redis", feature = "usage"),
+    doc = "- [`usage`]: the way of an event to a line of an invoice, its tables, and what survives what."
+)]
 //! - [`metrics`]: every metric with its labels, and what to watch.
 
 #[doc = include_str!("architecture.md")]
@@ -54,3 +58,11 @@ pub mod metrics {}
 
 #[doc = include_str!("restart.md")]
 pub mod restart {}
+
+#[cfg(all(feature = "postgres", feature = "redis", feature = "usage"))]
+#[cfg_attr(
+    docsrs,
+    doc(cfg(all(feature = "postgres", feature = "redis", feature = "usage")))
+)]
+#[doc = include_str!("usage.md")]
+pub mod usage {}

@@ -8,7 +8,18 @@ use sqlx::{
 };
 
 /// Number, name and statements.
-const MIGRATIONS: &[(i64, &str, &str)] = &[];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (
+        2,
+        "usage events",
+        include_str!("migrations/0002_usage_events.sql"),
+    ),
+    (
+        3,
+        "usage minutes",
+        include_str!("migrations/0003_usage_minutes.sql"),
+    ),
+];
 
 #[derive(Debug)]
 pub(super) struct Embedded;
@@ -19,6 +30,12 @@ impl MigrationSource<'static> for Embedded {
     ) -> Pin<Box<dyn Future<Output = Result<Vec<Migration>, BoxDynError>> + Send + 'static>> {
         Box::pin(std::future::ready(Ok(all())))
     }
+}
+
+/// The number of the last one.
+#[cfg(feature = "usage")]
+pub(super) fn last() -> i64 {
+    MIGRATIONS.last().map_or(0, |(number, ..)| *number)
 }
 
 pub(super) fn all() -> Vec<Migration> {

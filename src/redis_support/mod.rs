@@ -24,7 +24,8 @@
 //! *Deployment*: Redis 6.2 or newer, or Valkey. A user of limits needs `+eval +evalsha +hmget +hset +hdel +del +pexpire
 //! +time +set +get +info +config|get` on the keys `tg:1:*`; without the last two the check at the start is left out.
 //! Keys, tenants, plans and counters need `+exists +hget +hgetall +hincrby +incr +incrby +llen +lrange +ping +publish
-//! +rpush +subscribe` too, and the channels `tg:1:*`.
+//! +rpush +subscribe` too, and the channels `tg:1:*`. The stream of usage needs `+exists +xadd +xlen +xtrim +xinfo
+//! +xpending`, and whoever reads it `+xgroup +xreadgroup +xautoclaim +xack` besides.
 
 mod changes;
 mod check;
@@ -32,6 +33,7 @@ mod connector;
 mod fault;
 mod handle;
 mod heard;
+mod held;
 mod keys;
 mod script;
 mod shared_link;
@@ -40,6 +42,7 @@ mod versioned;
 pub(crate) use self::{
     changes::ChangeListener,
     connector::{Failed, Link},
+    held::HeldLink,
     keys::{Account, DayUsage, Key, KeyScope, KeySpace, N_SLOTS, slot},
     script::Script,
     versioned::{Foreign, VersionedError, find_versioned, replace_versioned, status},

@@ -4,6 +4,9 @@
 //! until the sink has accepted or rejected it, so a sink must write an event that it gets twice once: the event
 //! id tells. Sinks compose: [`FanOut`] writes to several, [`Filter`] to one that wants some of the events only.
 //!
+//! On servers, each behind its features: Redis Streams (`RedisStreamSink`, feature `redis`), and PostgreSQL with totals
+//! (`PostgresSink`, features `postgres` and `usage`).
+//!
 //! ```
 //! use tollgate::{
 //!     clock::Timestamp,
@@ -36,14 +39,28 @@ mod filter;
 mod log;
 mod memory;
 mod offer;
+#[cfg(all(feature = "postgres", feature = "usage"))]
+mod postgres;
 #[cfg(feature = "redis")]
 mod redis_counter;
+#[cfg(feature = "redis")]
+mod redis_stream;
 mod usage_sink;
 
 pub(crate) use self::offer::offer;
+#[cfg(all(feature = "postgres", feature = "redis", feature = "usage"))]
+pub(crate) use self::postgres::Position;
+#[cfg(all(feature = "postgres", feature = "usage"))]
+pub(crate) use self::postgres::{CLOSING_LOCK, unavailable};
+#[cfg(all(feature = "postgres", feature = "usage"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "postgres", feature = "usage"))))]
+pub use self::postgres::{PostgresSink, PostgresSinkBuilder};
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use self::redis_counter::{DayCounters, RedisCounterSink, RedisCounters, RedisCountersError};
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::redis_stream::{RedisStreamError, RedisStreamSink, RedisStreamSinkBuilder};
 pub use self::{
     cloud_events::{CloudEvent, CloudEventBatch, CloudEvents},
     fan_out::{FanOut, SinkCounters},
