@@ -6,5 +6,9 @@
     reason = "shared with the other test targets"
 )]
 mod common;
+#[path = "usage/postgres_stores.rs"]
+mod postgres_stores;
 #[path = "usage/postgres_support.rs"]
 mod postgres_support;
+#[path = "usage/row_level_security.rs"]
+mod row_level_security;

@@ -72,11 +72,16 @@ mod key;
 mod memory_store;
 mod networks;
 mod pace;
+#[cfg(feature = "postgres")]
+mod postgres_store;
 mod record;
 mod refusal;
 mod store;
 
 pub(crate) use self::document::KeyEntry;
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::postgres_store::PostgresKeyStore;
 pub use self::{
     challenge::Challenge,
     client_addr::{ClientAddr, PeerAddr, TrustedProxies, network_key},

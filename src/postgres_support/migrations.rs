@@ -8,7 +8,11 @@ use sqlx::{
 };
 
 /// Number, name and statements.
-const MIGRATIONS: &[(i64, &str, &str)] = &[];
+const MIGRATIONS: &[(i64, &str, &str)] = &[(
+    1,
+    "keys and tenants",
+    include_str!("migrations/0001_keys_and_tenants.sql"),
+)];
 
 #[derive(Debug)]
 pub(super) struct Embedded;
