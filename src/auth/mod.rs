@@ -96,5 +96,5 @@ pub use self::{
     memory_store::MemoryKeyStore,
     record::KeyRecord,
     refusal::AuthRefusal,
-    store::{KeyListener, KeyStore, KeyStoreError},
+    store::{KeyListener, KeyStore, KeyStoreError, KeyUse},
 };

@@ -1,4 +1,8 @@
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -317,6 +321,19 @@ impl Keys {
     /// [`KeysError::Store`] when the store failed.
     pub async fn list(&self, tenant: &TenantId) -> Result<Vec<Arc<KeyRecord>>, KeysError> {
         Ok(self.keys.list(tenant).await?)
+    }
+
+    /// When the keys of a tenant were last used, to about a minute and some seconds late. A key that was never used
+    /// is absent, as are all where the store keeps no uses.
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError::Store`] when the store failed.
+    pub async fn last_used(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<HashMap<KeyId, Timestamp>, KeysError> {
+        Ok(self.keys.last_used(tenant).await?)
     }
 
     fn plan(

@@ -52,6 +52,7 @@ impl TollgateBuilder {
         let public = PathSet::new(&self.public).map_err(|error| error.renamed("public"))?;
         let known = self.known_keys(&plans, sandbox).build()?;
         recorder.each_tick(known.watch());
+        recorder.each_tick(known.write_uses_by_tick());
         let snapshot = restart::open_snapshot(
             self.snapshot.take(),
             self.snapshot_damage,
@@ -61,12 +62,15 @@ impl TollgateBuilder {
 
         let keys = self.key_handle(&plans);
         let tenants = Tenants::new(Arc::clone(&self.stores.tenants.store), plans.clone());
-        let auth = self.auth_layer(known, challenge.clone()).public(public);
+        let auth = self
+            .auth_layer(known.clone(), challenge.clone())
+            .public(public);
         let steps = self.steps(auth, challenge, recorder.clone())?;
         recorder.start();
         let shared = Shared {
             layer: TollgateLayer::new(steps),
             keys,
+            known,
             tenants,
             plans,
             recorder,
