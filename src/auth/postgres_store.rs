@@ -1,4 +1,5 @@
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Arc, Weak},
     time::Duration,
@@ -8,7 +9,7 @@ use async_trait::async_trait;
 use serde_json::{Map, Value};
 use sqlx::{Row, postgres::PgRow};
 
-use super::{KeyDigest, KeyListener, KeyRecord, KeyStore, KeyStoreError};
+use super::{KeyDigest, KeyListener, KeyRecord, KeyStore, KeyStoreError, KeyUse};
 use crate::{
     clock::Timestamp,
     error::ConfigError,
@@ -156,6 +157,18 @@ const ROTATE: &str = "WITH old AS (
 const REVOKE: &str = "UPDATE tollgate.keys SET revoked_at = $2, version = version + 1
     WHERE id = $1 AND revoked_at IS NULL
     RETURNING digest, id, tenant, created_at, expires_at, revoked_at, version, rest";
+/// Rows are locked in their order, so that two processes cannot wait for each other.
+const TOUCH: &str = "WITH uses AS (
+        SELECT digest, max(at) AS at FROM unnest($1::bytea[], $2::timestamptz[]) AS it (digest, at) GROUP BY digest
+    ), found AS (
+        SELECT digest, uses.at FROM tollgate.keys JOIN uses USING (digest)
+        WHERE last_used_at IS NULL OR last_used_at < uses.at
+        ORDER BY digest FOR NO KEY UPDATE OF keys
+    )
+    UPDATE tollgate.keys SET last_used_at = GREATEST(last_used_at, found.at)
+    FROM found WHERE keys.digest = found.digest";
+const LAST_USED: &str =
+    "SELECT id, last_used_at FROM tollgate.keys WHERE tenant = $1 AND last_used_at IS NOT NULL";
 
 /// The JSON of a record without what has a column.
 fn rest(record: &KeyRecord) -> Result<Value, Fault> {
@@ -283,6 +296,33 @@ impl KeyStore for PostgresKeyStore {
         let record = record(&row)?;
         self.changes.tell(&digest_of(&row)?, record.version);
         Ok(record)
+    }
+
+    async fn touch(&self, uses: &[KeyUse]) -> Result<(), KeyStoreError> {
+        let digests: Vec<&[u8]> = uses
+            .iter()
+            .map(|used| used.digest.as_bytes().as_slice())
+            .collect();
+        let times: Vec<_> = uses.iter().map(|used| PgMicros(used.at)).collect();
+        let touch = sqlx::query(TOUCH)
+            .bind(digests)
+            .bind(times)
+            .execute(self.postgres.pool());
+        within(self.deadline, async { Ok(touch.await?) }).await?;
+        Ok(())
+    }
+
+    async fn last_used(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<HashMap<KeyId, Timestamp>, KeyStoreError> {
+        let rows = self.rows(LAST_USED, tenant.as_ref()).await?;
+        let used = rows.iter().map(|row| {
+            let id = KeyId::new(row.try_get::<String, _>("id")?).map_err(Fault::corrupt)?;
+            let at: PgMicros = row.try_get("last_used_at")?;
+            Ok((id, at.0))
+        });
+        Ok(used.collect::<Result<_, Fault>>()?)
     }
 
     fn subscribe(&self, listener: Weak<dyn KeyListener>) {

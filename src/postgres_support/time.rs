@@ -4,7 +4,7 @@ use sqlx::{
     Decode, Encode, Postgres, Type,
     encode::IsNull,
     error::BoxDynError,
-    postgres::{PgArgumentBuffer, PgTypeInfo, PgValueFormat, PgValueRef},
+    postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef},
 };
 
 use crate::clock::Timestamp;
@@ -23,6 +23,12 @@ struct OutOfRange;
 impl Type<Postgres> for PgMicros {
     fn type_info() -> PgTypeInfo {
         PgTypeInfo::with_name("timestamptz")
+    }
+}
+
+impl PgHasArrayType for PgMicros {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_name("timestamptz[]")
     }
 }
 
