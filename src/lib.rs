@@ -66,6 +66,7 @@
 //! - `redis`: limits shared by all processes.
 //! - `reqwest`: an HTTP client; with `jwt`, a provider's keys from their address.
 //! - `toml`: [`Document`]s read from and written as TOML.
+//! - `usage`: minutes of usage with their latencies.
 //! - `full`: all of them.
 
 #![forbid(unsafe_code)]
@@ -118,6 +119,9 @@ mod series;
 pub mod sink;
 pub mod span;
 pub mod tenant;
+#[cfg(feature = "usage")]
+#[cfg_attr(docsrs, doc(cfg(feature = "usage")))]
+pub mod usage;
 
 /// The readme's server, compiled like every other example.
 #[cfg(doctest)]

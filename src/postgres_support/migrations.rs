@@ -8,11 +8,23 @@ use sqlx::{
 };
 
 /// Number, name and statements.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(
-    1,
-    "keys and tenants",
-    include_str!("migrations/0001_keys_and_tenants.sql"),
-)];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (
+        1,
+        "keys and tenants",
+        include_str!("migrations/0001_keys_and_tenants.sql"),
+    ),
+    (
+        2,
+        "usage events",
+        include_str!("migrations/0002_usage_events.sql"),
+    ),
+    (
+        3,
+        "usage minutes",
+        include_str!("migrations/0003_usage_minutes.sql"),
+    ),
+];
 
 #[derive(Debug)]
 pub(super) struct Embedded;

@@ -1,0 +1,41 @@
+//! What the events say together.
+//!
+//! 1. [`UsageTotals`] are numbers that add up, whatever the order of the events: calls by how they ended, bytes,
+//!    quantities, cost, and a [`LatencySketch`].
+//! 2. [`UsageMinute`] holds those of one [`UsageKey`] in one minute. A part of a call that goes on adds to the minute of
+//!    its own time.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use tollgate::{
+//!     clock::Timestamp,
+//!     id::{PlanName, TenantId},
+//!     meter::{CallOutcome, EventId, UsageEvent},
+//!     usage::UsageMinute,
+//! };
+//!
+//! let time = Timestamp::from_unix_seconds(1_768_478_475);
+//! let mut event = UsageEvent::new(EventId::new(1, 1), time, TenantId::new("acme")?, PlanName::new("pro")?);
+//! event.latency_micros = 20_000;
+//! event.quantities.insert(Arc::from("tokens"), 812);
+//! let mut minute = UsageMinute::of(&event);
+//!
+//! // The same call, refused: counted, and not to be paid for.
+//! event.id = EventId::new(1, 2);
+//! event.outcome = CallOutcome::Refused;
+//! event.quantities.clear();
+//! minute.add(&event)?;
+//!
+//! assert_eq!((minute.totals.calls, minute.totals.billable_calls()), (2, 1));
+//! assert_eq!(minute.totals.quantities["tokens"].amount, 812);
+//! assert_eq!(minute.totals.latency.count(), 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod minute;
+mod sketch;
+
+pub use self::{
+    minute::{OtherMinute, QuantityTotal, UsageKey, UsageMinute, UsageTotals},
+    sketch::{CorruptSketch, LatencySketch},
+};
