@@ -24,6 +24,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "usage minutes",
         include_str!("migrations/0003_usage_minutes.sql"),
     ),
+    (
+        9,
+        "usage insight",
+        include_str!("migrations/0009_usage_insight.sql"),
+    ),
 ];
 
 #[derive(Debug)]
