@@ -6,9 +6,23 @@
     reason = "shared with the other test targets"
 )]
 mod common;
+#[path = "usage/country.rs"]
+mod country;
+#[path = "usage/deprecation.rs"]
+mod deprecation;
+#[path = "usage/margin.rs"]
+mod margin;
+#[path = "usage/minutes.rs"]
+mod minutes;
 #[path = "usage/postgres_stores.rs"]
 mod postgres_stores;
 #[path = "usage/postgres_support.rs"]
 mod postgres_support;
+#[path = "usage/query.rs"]
+mod query;
+#[path = "usage/reconcile.rs"]
+mod reconcile;
 #[path = "usage/row_level_security.rs"]
 mod row_level_security;
+#[path = "usage/sla.rs"]
+mod sla;

@@ -103,7 +103,7 @@ impl TenantListener for Heard {
 /// A listener of a store that listens by now.
 async fn listener_of(store: &PostgresKeyStore) -> Arc<Heard> {
     let heard = Arc::new(Heard::default());
-    let listener: Arc<dyn KeyListener> = heard.clone();
+    let listener: Arc<dyn KeyListener> = Arc::<Heard>::clone(&heard);
     store.subscribe(Arc::downgrade(&listener));
     eventually(|| heard.lost() == 1).await;
     heard
@@ -328,7 +328,7 @@ async fn a_change_by_another_process_or_by_hand_is_heard() {
     assert!(!heard.has(digest(1), 4), "when a key was used is no change");
 
     let tenants = PostgresTenantStore::new(&postgres);
-    let listener: Arc<dyn TenantListener> = heard.clone();
+    let listener: Arc<dyn TenantListener> = Arc::<Heard>::clone(&heard);
     tenants.subscribe(Arc::downgrade(&listener));
     eventually(|| heard.lost() == 2).await;
     PostgresTenantStore::new(&postgres)

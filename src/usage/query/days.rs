@@ -97,7 +97,12 @@ impl PostgresUsage {
         let mut done = MadeDays::default();
         for row in &days {
             let day: PgMicros = row.try_get("day").map_err(Fault::from)?;
-            if self.make_day(day.0).await? {
+            // Whoever ends first has made it: the rows of the other cannot be written beside its own.
+            let made = match self.make_day(day.0).await {
+                Err(Fault::Exists) => false,
+                made => made?,
+            };
+            if made {
                 done.made += 1;
             } else {
                 done.changed += 1;
@@ -124,7 +129,9 @@ impl PostgresUsage {
 
     /// False when the day was changed meanwhile, or another process makes it.
     async fn make_day(&self, day: Timestamp) -> Result<bool, Fault> {
-        let token = self.begin_day(day).await?;
+        let Some(token) = self.begin_day(day).await? else {
+            return Ok(false);
+        };
         let mut transaction = self.postgres.pool().begin().await?;
         sqlx::query("DELETE FROM tollgate.usage_days WHERE start = $1")
             .bind(PgMicros(day))
@@ -147,8 +154,9 @@ impl PostgresUsage {
         Ok(true)
     }
 
-    /// From here on, whoever changes the day's hours takes the note away that this leaves.
-    async fn begin_day(&self, day: Timestamp) -> Result<i64, Fault> {
+    /// From here on, whoever changes the day's hours takes the note away that this leaves. `None` when the day was made
+    /// meanwhile.
+    async fn begin_day(&self, day: Timestamp) -> Result<Option<i64>, Fault> {
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes).map_err(|error| Fault::Unavailable(error.into()))?;
         let token = i64::from_be_bytes(bytes);
@@ -158,13 +166,13 @@ impl PostgresUsage {
             .bind(LOCK)
             .execute(&mut *transaction)
             .await?;
-        sqlx::query(BEGIN)
+        let begun = sqlx::query(BEGIN)
             .bind(PgMicros(day))
             .bind(token)
             .execute(&mut *transaction)
             .await?;
         transaction.commit().await?;
-        Ok(token)
+        Ok((begun.rows_affected() > 0).then_some(token))
     }
 }
 

@@ -169,8 +169,8 @@ impl DeprecationLayer {
                 "is neither an address such as https://docs.example.com/v0 nor a path such as /v1",
             ));
         }
-        // The end of the address in the field (RFC 8288 section 3).
-        if url.contains(['<', '>', '"']) {
+        // A URI-Reference in angle brackets (RFC 8288 section 3).
+        if !url.is_ascii() || url.contains(['<', '>', '"']) {
             return Err(wrong("holds a character that must be percent-encoded"));
         }
         let value = HeaderValue::try_from(format!("<{url}>; rel=\"{relation}\"{more}"))
