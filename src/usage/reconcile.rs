@@ -30,6 +30,12 @@ impl TenantDay {
             day: Timestamp::from_unix_micros(micros - micros % MICROS_PER_DAY),
         }
     }
+
+    /// The day as a date, as the counters in Redis are asked by it.
+    #[must_use]
+    pub fn date(&self) -> jiff::civil::Date {
+        self.day.to_jiff().to_zoned(jiff::tz::TimeZone::UTC).date()
+    }
 }
 
 /// How many calls each day had, by one side.

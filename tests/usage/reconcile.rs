@@ -73,10 +73,9 @@ fn minutes_fall_into_their_day_in_utc() {
     ];
     let days = calls_by_day(&minutes);
     assert_eq!(days.values().copied().collect::<Vec<_>>(), [3, 12]);
-    assert_eq!(
-        days.keys().next().unwrap().day.to_string(),
-        "2026-01-15T00:00:00Z"
-    );
+    let first = days.keys().next().unwrap();
+    assert_eq!(first.day.to_string(), "2026-01-15T00:00:00Z");
+    assert_eq!(first.date().to_string(), "2026-01-15");
 }
 
 fn event(n: u64) -> UsageEvent {
