@@ -5,18 +5,15 @@
 //! allowed to make a table and a role. Forty tasks of four tenants share two connections; some give up in the middle. The
 //! last line is `seen=own leaked=0`.
 
-use std::{
-    error::Error,
-    fs,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+#[allow(dead_code, reason = "shared with another example")]
+#[path = "common/servers.rs"]
+mod servers;
 
+use std::time::Duration;
+
+use servers::{Outcome, Server};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tollgate::{id::TenantId, tenant::RowLevelSecurity};
-
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// What a migration of the service does once, as the owner of the table.
 const TABLE: [&str; 7] = [
@@ -78,72 +75,13 @@ async fn share(url: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// A program of PostgreSQL's, which runs as no root.
-fn postgres(program: &str) -> Outcome<Command> {
-    let versions = fs::read_dir("/usr/lib/postgresql")
-        .map_err(|error| format!("PostgreSQL: {error}; apt-get install -y postgresql"))?;
-    let newest: Option<PathBuf> = versions.flatten().map(|entry| entry.path()).max();
-    let program = newest.ok_or("no PostgreSQL")?.join("bin").join(program);
-    let is_root =
-        fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
-    let mut command = Command::new(if is_root {
-        "setpriv".as_ref()
-    } else {
-        program.as_os_str()
-    });
-    if is_root {
-        command
-            .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
-            .arg(program);
-    }
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    Ok(command)
-}
-
-/// A server of the example's own, on a socket in a folder.
-fn start_server(folder: &Path) -> Outcome<Child> {
-    fs::create_dir_all(folder)?;
-    fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
-    let data = folder.join("data");
-    postgres("initdb")?
-        .arg("-D")
-        .arg(&data)
-        .args(["-U", "owner", "-A", "trust", "-N"])
-        .status()?;
-    let socket = format!("unix_socket_directories={}", folder.display());
-    let mut server = postgres("postgres")?;
-    let server = server
-        .arg("-D")
-        .arg(&data)
-        .args(["-c", &socket, "-c", "listen_addresses="])
-        .spawn()?;
-    while !postgres("pg_isready")?
-        .args(["-q", "-h"])
-        .arg(folder)
-        .status()?
-        .success()
-    {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(server)
-}
-
 #[tokio::main]
 async fn main() -> Outcome<()> {
     if let Ok(url) = std::env::var("DATABASE_URL") {
         return share(&url).await;
     }
-    let folder = std::env::temp_dir().join(format!("tollgate-rows-{}", std::process::id()));
-    let mut server = start_server(&folder)?;
-    let url = format!(
-        "postgres://owner@localhost/postgres?host={}",
-        folder.display()
-    );
-    let shared = share(&url).await;
-    Command::new("kill")
-        .args(["-QUIT", &server.id().to_string()])
-        .status()?;
-    server.wait()?;
-    fs::remove_dir_all(folder)?;
-    shared
+    let dir = tempfile::tempdir()?;
+    let server = Server::postgres(dir.path())?;
+    let (user, port) = ("tollgate", server.port);
+    share(&format!("postgres://{user}@127.0.0.1:{port}/postgres")).await
 }

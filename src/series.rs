@@ -116,6 +116,31 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "Calls that have ended, by route template, class of status and outcome.",
     ),
     (
+        "tollgate_rollup_claimed_total",
+        Kind::Counter,
+        "Entries of the stream of usage that were taken over from another reader.",
+    ),
+    (
+        "tollgate_rollup_dead_letters_total",
+        Kind::Counter,
+        "Entries of the stream of usage that cannot be counted.",
+    ),
+    (
+        "tollgate_rollup_duplicates_total",
+        Kind::Counter,
+        "Usage events that were read again after they had been counted.",
+    ),
+    (
+        "tollgate_rollup_events_total",
+        Kind::Counter,
+        "Usage events that were counted from the stream.",
+    ),
+    (
+        "tollgate_rollup_failures_total",
+        Kind::Counter,
+        "Attempts to read the stream of usage or to count it that failed and are made again.",
+    ),
+    (
         "tollgate_token_cache_total",
         Kind::Counter,
         "Look-ups of verified tokens in memory, by result.",

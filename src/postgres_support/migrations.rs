@@ -42,6 +42,12 @@ impl MigrationSource<'static> for Embedded {
     }
 }
 
+/// The number of the last one.
+#[cfg(feature = "usage")]
+pub(super) fn last() -> i64 {
+    MIGRATIONS.last().map_or(0, |(number, ..)| *number)
+}
+
 pub(super) fn all() -> Vec<Migration> {
     MIGRATIONS
         .iter()

@@ -62,6 +62,26 @@ pub enum PostgresStartError {
         /// The server's version.
         version: String,
     },
+    /// The schema lacks tables that are needed.
+    #[error(
+        "the schema `tollgate` is at migration {found} and {needed} is needed: run `Postgres::migrate`"
+    )]
+    SchemaTooOld {
+        /// The last migration that was applied; 0 where there is none.
+        found: i64,
+        /// The first that suffices.
+        needed: i64,
+    },
+    /// A newer version of the crate has migrated the schema.
+    #[error(
+        "the schema `tollgate` is at migration {found} and this version of the crate knows {known}: use the newer version"
+    )]
+    SchemaTooNew {
+        /// The last migration that was applied.
+        found: i64,
+        /// The last that this version knows.
+        known: i64,
+    },
     /// The schema could not be brought to this version, or is newer than it.
     #[error("the schema `tollgate` could not be migrated")]
     Migrate(#[source] MigrateError),
@@ -148,6 +168,37 @@ impl Postgres {
         // A connection of its own, which does not go back to the pool: it has another search path.
         let connection = self.pool.acquire().await.map_err(connect)?.detach();
         migrate(connection).await
+    }
+
+    /// Checks that the schema has a migration and none that is unknown. Where somebody applies the statements by other
+    /// means, a table of the migration stands for it.
+    #[cfg(feature = "usage")]
+    pub(crate) async fn require(&self, needed: i64, table: &str) -> Result<(), PostgresStartError> {
+        let connect = PostgresStartError::Connect;
+        let (is_noted, is_there): (bool, bool) = sqlx::query_as(
+            "SELECT to_regclass('tollgate._sqlx_migrations') IS NOT NULL, to_regclass($1) IS NOT NULL",
+        )
+        .bind(table)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(connect)?;
+        let mut found = if is_there { needed } else { 0 };
+        if is_noted {
+            (found,) = sqlx::query_as(
+                "SELECT coalesce(max(version), 0) FROM tollgate._sqlx_migrations WHERE success",
+            )
+            .fetch_one(&self.pool)
+            .await
+            .map_err(connect)?;
+        }
+        let known = migrations::last();
+        if !is_there || found < needed {
+            Err(PostgresStartError::SchemaTooOld { found, needed })
+        } else if found > known {
+            Err(PostgresStartError::SchemaTooNew { found, known })
+        } else {
+            Ok(())
+        }
     }
 
     /// The statements of all migrations in their order, for whoever applies them by other means.

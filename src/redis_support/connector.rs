@@ -219,6 +219,12 @@ impl RedisConnector {
         matches!(self.target, Target::Cluster(_))
     }
 
+    /// Whether others use the same connection, and would wait for a command that waits.
+    #[cfg(all(feature = "postgres", feature = "usage"))]
+    pub(crate) const fn is_shared(&self) -> bool {
+        matches!(self.target, Target::Manager(_))
+    }
+
     /// Makes a connection, within the connect deadline.
     pub(crate) async fn connect(&self) -> Result<Link, RedisError> {
         timeout(self.connect_timeout, self.connect_unbounded())

@@ -95,6 +95,26 @@ impl KeySpace {
         key.into()
     }
 
+    /// One of the streams of usage events. Its tag is that of no tenant: theirs begin with an environment's letter.
+    pub(crate) fn usage_stream(&self, shard: u16) -> Key {
+        format!("{}{{u.{shard}}}:s", self.prefix)
+            .into_bytes()
+            .into()
+    }
+
+    /// What says that a batch stands in such a stream, in the same slot. The batch is named by the ids of its events.
+    pub(crate) fn usage_batch(&self, shard: u16, ids: impl IntoIterator<Item = u128>) -> Key {
+        let mut digest = Sha256::new();
+        for id in ids {
+            digest.update(id.to_be_bytes());
+        }
+        let mut key = format!("{}{{u.{shard}}}:b:", self.prefix).into_bytes();
+        for byte in digest.finalize().iter().take(16) {
+            push_hex(&mut key, *byte);
+        }
+        key.into()
+    }
+
     /// The field of one rule in such a hash. A shape has no space and a name no control character, so two rules
     /// never share a field; a long one stands as its digest.
     pub(crate) fn field(shape: &str, name: &str) -> Key {
@@ -228,6 +248,17 @@ mod tests {
         // An empty tag is none.
         assert_eq!(slot(b"foo{}bar"), 14_292);
         assert_eq!(slot(b"{user1000}.following"), 3_443);
+    }
+
+    #[test]
+    fn a_stream_of_usage_and_the_tokens_of_its_batches_lie_in_one_slot() {
+        let keys = KeySpace::default();
+        let stream = keys.usage_stream(3);
+        assert_eq!(&*stream, b"tg:1:{u.3}:s");
+        let batch = keys.usage_batch(3, [1, 2]);
+        assert_eq!(slot(&batch), slot(&stream));
+        assert_ne!(batch, keys.usage_batch(3, [2, 1]));
+        assert_ne!(slot(&stream), slot(&keys.usage_stream(4)));
     }
 
     #[test]

@@ -19,18 +19,22 @@
 //! # Ok::<(), tollgate::error::ConfigError>(())
 //! ```
 //!
-//! *Deployment*: Redis 6.2 or newer, or Valkey. A user needs `+eval +evalsha +hmget +hset +hdel +del +pexpire +time
-//! +set +get +info +config|get` on the keys `tg:1:*`; without the last two the check at the start is left out.
+//! *Deployment*: Redis 6.2 or newer, or Valkey. For limits a user needs `+eval +evalsha +hmget +hset +hdel +del +pexpire +time
+//! +set +get +info +config|get` on the keys `tg:1:*`; without the last two the check at the start is left out. The
+//! stream of usage needs `+eval +evalsha +exists +set +xadd +xlen +xtrim +xinfo +xpending`, and whoever reads it
+//! `+xgroup +xreadgroup +xautoclaim +xack` besides.
 
 mod check;
 mod connector;
 mod fault;
+mod held;
 mod keys;
 mod script;
 
 pub use self::{check::RedisStartError, connector::RedisConnector, fault::RedisFault};
 pub(crate) use self::{
     connector::{Failed, Link},
+    held::HeldLink,
     keys::{Key, KeyScope, KeySpace, N_SLOTS, slot},
     script::Script,
 };

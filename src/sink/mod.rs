@@ -36,9 +36,23 @@ mod filter;
 mod log;
 mod memory;
 mod offer;
+#[cfg(all(feature = "postgres", feature = "usage"))]
+mod postgres;
+#[cfg(feature = "redis")]
+mod redis_stream;
 mod usage_sink;
 
 pub(crate) use self::offer::offer;
+#[cfg(all(feature = "postgres", feature = "redis", feature = "usage"))]
+pub(crate) use self::postgres::Position;
+#[cfg(all(feature = "postgres", feature = "usage"))]
+pub(crate) use self::postgres::{CLOSING_LOCK, unavailable};
+#[cfg(all(feature = "postgres", feature = "usage"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "postgres", feature = "usage"))))]
+pub use self::postgres::{PostgresSink, PostgresSinkBuilder};
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::redis_stream::{RedisStreamError, RedisStreamSink, RedisStreamSinkBuilder};
 pub use self::{
     cloud_events::{CloudEvent, CloudEventBatch, CloudEvents},
     fan_out::{FanOut, SinkCounters},

@@ -42,19 +42,20 @@ mod filter;
 mod margin;
 mod minute;
 #[cfg(feature = "postgres")]
+mod periods;
+#[cfg(feature = "postgres")]
 mod query;
 mod rates;
 mod reconcile;
 mod replay;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod rollup;
 mod sketch;
 pub mod sla;
 
-#[cfg(feature = "postgres")]
-#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
-pub use self::query::{
-    CountryUsage, MadeDays, PostgresUsage, RouteUsage, Step, TenantTrend, UsagePoint,
-    UsageQueryError,
-};
+#[cfg(all(feature = "postgres", feature = "redis"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "postgres", feature = "redis"))))]
+pub use self::rollup::{Rollup, RollupBuilder, RollupCounters, RollupError};
 pub use self::{
     deprecation::{DeprecatedUse, DeprecationReport},
     filter::UsageFilter,
@@ -63,4 +64,13 @@ pub use self::{
     reconcile::{CallsByDay, Drift, DriftReport, TenantDay, Tolerance, calls_by_day, reconcile},
     replay::{Replay, UnreadableLine},
     sketch::{CorruptSketch, LatencySketch},
+};
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::{
+    periods::{Correction, UsagePeriods},
+    query::{
+        CountryUsage, MadeDays, PostgresUsage, RouteUsage, Step, TenantTrend, UsagePoint,
+        UsageQueryError,
+    },
 };

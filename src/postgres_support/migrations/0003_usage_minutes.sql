@@ -68,7 +68,7 @@ CREATE TABLE usage_corrections (
     request_bytes numeric NOT NULL,
     response_bytes numeric NOT NULL,
     cost_nanos numeric NOT NULL,
-    -- By name: {"tokens": {"amount": 812, "overage": 0}}.
+    -- By name: {"tokens": {"amount": "812", "overage": "0"}}; as text, for readers whose numbers have fewer digits.
     quantities jsonb NOT NULL
 );
 CREATE INDEX usage_corrections_of_tenant ON usage_corrections (tenant, id);
