@@ -1,6 +1,5 @@
 use std::{
     collections::HashMap,
-    fmt,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -15,9 +14,7 @@ use crate::{
     error::ConfigError,
     id::{KeyId, TenantId},
     listeners::Listeners,
-    postgres_support::{
-        Fault, Hears, PgMicros, Postgres, PostgresStartError, Push, checked_deadline, within,
-    },
+    postgres_support::{Fault, Hears, PgMicros, Postgres, PostgresStartError, Store},
 };
 
 /// The fields of a record that have a column; the others are one JSON value.
@@ -30,7 +27,6 @@ const COLUMNS: [&str; 6] = [
     "version",
 ];
 const CHANNEL: &str = "tollgate_keys";
-const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Keys in the table `tollgate.keys` of PostgreSQL, shared by all processes.
 ///
@@ -54,12 +50,8 @@ const DEADLINE: Duration = Duration::from_secs(2);
 ///
 /// A look-up may be given up. A change that is given up, or is late, may have been made all the same: look, then
 /// repeat it.
-pub struct PostgresKeyStore {
-    postgres: Postgres,
-    deadline: Duration,
-    changes: Arc<Changes>,
-    push: Push,
-}
+#[derive(Debug)]
+pub struct PostgresKeyStore(Store<Changes>);
 
 #[derive(Default)]
 struct Changes(Listeners<dyn KeyListener>);
@@ -92,12 +84,7 @@ impl PostgresKeyStore {
     /// A store in the schema of `postgres`, which must have been [migrated](Postgres::migrate).
     #[must_use]
     pub fn new(postgres: &Postgres) -> Self {
-        Self {
-            postgres: postgres.clone(),
-            deadline: DEADLINE,
-            changes: Arc::default(),
-            push: Push::default(),
-        }
+        Self(Store::new(postgres))
     }
 
     /// A store with a pool of its own. The schema must have been [migrated](Postgres::migrate) before the first call.
@@ -115,15 +102,14 @@ impl PostgresKeyStore {
     /// # Errors
     ///
     /// [`ConfigError`] names `deadline` when it is zero.
-    pub fn deadline(mut self, deadline: Duration) -> Result<Self, ConfigError> {
-        self.deadline = checked_deadline(deadline)?;
-        Ok(self)
+    pub fn deadline(self, deadline: Duration) -> Result<Self, ConfigError> {
+        self.0.deadline(deadline).map(Self)
     }
 
     /// The rows of a statement that takes a name.
     async fn rows(&self, sql: &str, bind: &str) -> Result<Vec<PgRow>, Fault> {
-        let rows = sqlx::query(sql).bind(bind).fetch_all(self.postgres.pool());
-        within(self.deadline, async { Ok(rows.await?) }).await
+        let rows = sqlx::query(sql).bind(bind).fetch_all(self.0.pool());
+        self.0.done(rows).await
     }
 
     async fn of_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, Fault> {
@@ -230,8 +216,8 @@ impl KeyStore for PostgresKeyStore {
     async fn find(&self, digest: &KeyDigest) -> Result<Option<Arc<KeyRecord>>, KeyStoreError> {
         let row = sqlx::query(BY_DIGEST)
             .bind(digest.as_bytes().as_slice())
-            .fetch_optional(self.postgres.pool());
-        let row = within(self.deadline, async { Ok(row.await?) }).await?;
+            .fetch_optional(self.0.pool());
+        let row = self.0.done(row).await?;
         Ok(row.as_ref().map(record).transpose()?)
     }
 
@@ -250,9 +236,9 @@ impl KeyStore for PostgresKeyStore {
         mut record: KeyRecord,
     ) -> Result<Arc<KeyRecord>, KeyStoreError> {
         record.version = 1;
-        let insert = with_record(CREATE, &digest, &record)?.execute(self.postgres.pool());
-        within(self.deadline, async { Ok(insert.await?) }).await?;
-        self.changes.tell(&digest, record.version);
+        let insert = with_record(CREATE, &digest, &record)?.execute(self.0.pool());
+        self.0.done(insert).await?;
+        self.0.changes.tell(&digest, record.version);
         Ok(Arc::new(record))
     }
 
@@ -269,8 +255,8 @@ impl KeyStore for PostgresKeyStore {
             .bind(PgMicros(old_expires_at))
             .bind(old.as_ref())
             .bind(PgMicros(now))
-            .fetch_optional(self.postgres.pool());
-        let changed = within(self.deadline, async { Ok(rotate.await?) }).await?;
+            .fetch_optional(self.0.pool());
+        let changed = self.0.done(rotate).await?;
         let Some(changed) = changed else {
             return Err(match self.of_id(old).await? {
                 Some(_) => KeyStoreError::NotUsable,
@@ -278,9 +264,10 @@ impl KeyStore for PostgresKeyStore {
             });
         };
         let version: i64 = changed.try_get("version").map_err(Fault::from)?;
-        self.changes
+        self.0
+            .changes
             .tell(&digest_of(&changed)?, version.unsigned_abs());
-        self.changes.tell(&digest, record.version);
+        self.0.changes.tell(&digest, record.version);
         Ok(Arc::new(record))
     }
 
@@ -288,13 +275,13 @@ impl KeyStore for PostgresKeyStore {
         let revoke = sqlx::query(REVOKE)
             .bind(id.as_ref())
             .bind(PgMicros(at))
-            .fetch_optional(self.postgres.pool());
-        let Some(row) = within(self.deadline, async { Ok(revoke.await?) }).await? else {
+            .fetch_optional(self.0.pool());
+        let Some(row) = self.0.done(revoke).await? else {
             // Revoked before, or never there.
             return self.of_id(id).await?.ok_or(KeyStoreError::NotFound);
         };
         let record = record(&row)?;
-        self.changes.tell(&digest_of(&row)?, record.version);
+        self.0.changes.tell(&digest_of(&row)?, record.version);
         Ok(record)
     }
 
@@ -307,8 +294,8 @@ impl KeyStore for PostgresKeyStore {
         let touch = sqlx::query(TOUCH)
             .bind(digests)
             .bind(times)
-            .execute(self.postgres.pool());
-        within(self.deadline, async { Ok(touch.await?) }).await?;
+            .execute(self.0.pool());
+        self.0.done(touch).await?;
         Ok(())
     }
 
@@ -326,9 +313,8 @@ impl KeyStore for PostgresKeyStore {
     }
 
     fn subscribe(&self, listener: Weak<dyn KeyListener>) {
-        self.changes.0.add(listener);
-        self.push
-            .start(&self.postgres, CHANNEL, Arc::downgrade(&self.changes));
+        self.0.changes.0.add(listener);
+        self.0.listen(CHANNEL);
     }
 }
 
@@ -343,14 +329,5 @@ impl From<Fault> for KeyStoreError {
             Fault::Corrupt(cause) => Self::Corrupt(cause),
             Fault::Unavailable(cause) => Self::Unavailable(cause),
         }
-    }
-}
-
-impl fmt::Debug for PostgresKeyStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresKeyStore")
-            .field("postgres", &self.postgres)
-            .field("deadline", &self.deadline)
-            .finish_non_exhaustive()
     }
 }

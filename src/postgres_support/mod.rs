@@ -23,6 +23,7 @@
 mod fault;
 mod migrations;
 mod push;
+mod store;
 mod time;
 
 use std::{fmt, str::FromStr, time::Duration};
@@ -36,6 +37,7 @@ use sqlx::{
 pub(crate) use self::{
     fault::{Fault, checked_deadline, within},
     push::{Hears, Push},
+    store::Store,
     time::PgMicros,
 };
 use crate::error::ConfigError;

@@ -1,5 +1,4 @@
 use std::{
-    fmt,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -13,9 +12,7 @@ use crate::{
     error::ConfigError,
     id::TenantId,
     listeners::Listeners,
-    postgres_support::{
-        Fault, Hears, Postgres, PostgresStartError, Push, checked_deadline, within,
-    },
+    postgres_support::{Fault, Hears, Postgres, PostgresStartError, Store},
 };
 
 /// The fields of a record that have a column; the others are one JSON value.
@@ -24,7 +21,6 @@ const COLUMNS: [&str; 4] = ["id", "plan", "access", "version"];
 /// version has written.
 const KNOWN: [&str; 3] = ["billing_anchor", "pay_url", "route_hint"];
 const CHANNEL: &str = "tollgate_tenants";
-const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Tenants in the table `tollgate.tenants` of PostgreSQL, shared by all processes.
 ///
@@ -37,12 +33,8 @@ const DEADLINE: Duration = Duration::from_secs(2);
 ///
 /// A look-up may be given up. A change that is given up, or is late, may have been made all the same: look, then
 /// repeat it.
-pub struct PostgresTenantStore {
-    postgres: Postgres,
-    deadline: Duration,
-    changes: Arc<Changes>,
-    push: Push,
-}
+#[derive(Debug)]
+pub struct PostgresTenantStore(Store<Changes>);
 
 #[derive(Default)]
 struct Changes(Listeners<dyn TenantListener>);
@@ -71,12 +63,7 @@ impl PostgresTenantStore {
     /// A store in the schema of `postgres`, which must have been [migrated](Postgres::migrate).
     #[must_use]
     pub fn new(postgres: &Postgres) -> Self {
-        Self {
-            postgres: postgres.clone(),
-            deadline: DEADLINE,
-            changes: Arc::default(),
-            push: Push::default(),
-        }
+        Self(Store::new(postgres))
     }
 
     /// A store with a pool of its own. The schema must have been [migrated](Postgres::migrate) before the first call.
@@ -94,9 +81,8 @@ impl PostgresTenantStore {
     /// # Errors
     ///
     /// [`ConfigError`] names `deadline` when it is zero.
-    pub fn deadline(mut self, deadline: Duration) -> Result<Self, ConfigError> {
-        self.deadline = checked_deadline(deadline)?;
-        Ok(self)
+    pub fn deadline(self, deadline: Duration) -> Result<Self, ConfigError> {
+        self.0.deadline(deadline).map(Self)
     }
 }
 
@@ -136,8 +122,8 @@ impl TenantStore for PostgresTenantStore {
     async fn find(&self, id: &TenantId) -> Result<Option<Arc<TenantRecord>>, TenantStoreError> {
         let row = sqlx::query(BY_ID)
             .bind(id.as_ref())
-            .fetch_optional(self.postgres.pool());
-        let row = within(self.deadline, async { Ok(row.await?) }).await?;
+            .fetch_optional(self.0.pool());
+        let row = self.0.done(row).await?;
         Ok(row.as_ref().map(record).transpose()?)
     }
 
@@ -152,9 +138,9 @@ impl TenantStore for PostgresTenantStore {
             .bind(record.plan.as_ref())
             .bind(access)
             .bind(rest)
-            .execute(self.postgres.pool());
-        within(self.deadline, async { Ok(insert.await?) }).await?;
-        self.changes.tell(&record.id);
+            .execute(self.0.pool());
+        self.0.done(insert).await?;
+        self.0.changes.tell(&record.id);
         Ok(Arc::new(record))
     }
 
@@ -168,21 +154,20 @@ impl TenantStore for PostgresTenantStore {
             // A version beyond the column's range is no row's.
             .bind(i64::try_from(new.version).unwrap_or(i64::MAX))
             .bind(KNOWN.map(String::from).to_vec())
-            .fetch_optional(self.postgres.pool());
-        let Some(row) = within(self.deadline, async { Ok(replace.await?) }).await? else {
+            .fetch_optional(self.0.pool());
+        let Some(row) = self.0.done(replace).await? else {
             return Err(match self.find(&new.id).await? {
                 Some(_) => TenantStoreError::Conflict,
                 None => TenantStoreError::NotFound,
             });
         };
-        self.changes.tell(&new.id);
+        self.0.changes.tell(&new.id);
         Ok(record(&row)?)
     }
 
     fn subscribe(&self, listener: Weak<dyn TenantListener>) {
-        self.changes.0.add(listener);
-        self.push
-            .start(&self.postgres, CHANNEL, Arc::downgrade(&self.changes));
+        self.0.changes.0.add(listener);
+        self.0.listen(CHANNEL);
     }
 }
 
@@ -193,14 +178,5 @@ impl From<Fault> for TenantStoreError {
             Fault::Corrupt(cause) => Self::Corrupt(cause),
             Fault::ReadOnly(cause) | Fault::Unavailable(cause) => Self::Unavailable(cause),
         }
-    }
-}
-
-impl fmt::Debug for PostgresTenantStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresTenantStore")
-            .field("postgres", &self.postgres)
-            .field("deadline", &self.deadline)
-            .finish_non_exhaustive()
     }
 }
