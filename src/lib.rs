@@ -142,7 +142,9 @@ pub mod prelude {
     pub use crate::{
         LimitLayer, Tollgate,
         head::RequestHead,
-        identity::{Identity, IpAllowLayer, NewKey, RequireFeature, RequireScope},
+        identity::{
+            DeprecationLayer, Identity, IpAllowLayer, NewKey, RequireFeature, RequireScope,
+        },
         limit::{Concurrency, Cost, MemoryLimits, Quota, Rate, Rule, Scope, Unit, Window},
         meter::Meter,
         plan::Plan,

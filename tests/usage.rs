@@ -6,13 +6,31 @@
     reason = "shared with the other test targets"
 )]
 mod common;
+#[path = "usage/country.rs"]
+mod country;
+#[path = "usage/deprecation.rs"]
+mod deprecation;
+#[path = "usage/margin.rs"]
+mod margin;
+#[path = "usage/minutes.rs"]
+mod minutes;
 #[path = "usage/postgres_sink.rs"]
 mod postgres_sink;
+#[path = "usage/postgres_stores.rs"]
+mod postgres_stores;
 #[path = "usage/postgres_support.rs"]
 mod postgres_support;
+#[path = "usage/query.rs"]
+mod query;
+#[path = "usage/reconcile.rs"]
+mod reconcile;
 #[path = "usage/redis_stream.rs"]
 mod redis_stream;
 #[path = "usage/rollup.rs"]
 mod rollup;
+#[path = "usage/row_level_security.rs"]
+mod row_level_security;
+#[path = "usage/sla.rs"]
+mod sla;
 #[path = "usage/support.rs"]
 mod support;

@@ -73,6 +73,8 @@ mod key;
 mod memory_store;
 mod networks;
 mod pace;
+#[cfg(feature = "postgres")]
+mod postgres_store;
 mod record;
 #[cfg(feature = "redis")]
 mod redis_store;
@@ -80,6 +82,9 @@ mod refusal;
 mod store;
 
 pub(crate) use self::document::KeyEntry;
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::postgres_store::PostgresKeyStore;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use self::redis_store::RedisKeyStore;

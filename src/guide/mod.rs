@@ -20,6 +20,14 @@
     all(feature = "postgres", feature = "redis", feature = "usage"),
     doc = "- [`usage`]: the way of an event to a line of an invoice, its tables, and what survives what."
 )]
+#![cfg_attr(
+    feature = "postgres",
+    doc = "- [`postgres`]: keys, tenants and rows of your own in PostgreSQL: migrations, roles, row-level security."
+)]
+#![cfg_attr(
+    all(feature = "postgres", feature = "usage"),
+    doc = "- [`insight`]: what usage says: questions, objectives, drift, deprecated versions, margins."
+)]
 //! - [`metrics`]: every metric with its labels, and what to watch.
 
 #[doc = include_str!("architecture.md")]
@@ -39,6 +47,16 @@ pub mod grpc {}
 
 #[doc = include_str!("layer_order.md")]
 pub mod layer_order {}
+
+#[cfg(all(feature = "postgres", feature = "usage"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "postgres", feature = "usage"))))]
+#[doc = include_str!("insight.md")]
+pub mod insight {}
+
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+#[doc = include_str!("postgres.md")]
+pub mod postgres {}
 
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]

@@ -167,7 +167,8 @@ pub struct UsageEvent {
     /// What the call cost whoever runs the service, where rates are set or the handler named a cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<CallCost>,
-    /// The caller's country, ISO 3166-1 alpha-2; set by whoever enriches events, never by this version.
+    /// The caller's country, ISO 3166-1 alpha-2, where a [`GeoResolver`](super::GeoResolver) tells it. The address is
+    /// in no event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub country: Option<Arc<str>>,
 }

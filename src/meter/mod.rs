@@ -84,6 +84,7 @@ mod body;
 mod config;
 mod cost;
 mod counters;
+mod country;
 mod encode;
 mod event;
 mod export;
@@ -118,6 +119,7 @@ pub use self::{
     config::RecorderBuilder,
     cost::{ComputeTimer, CostScope},
     counters::Counters,
+    country::{Country, GeoResolver, NotACountry},
     event::{CallOutcome, EventId, UsageEvent},
     flush::DeadLetter,
     future::ResponseFuture,

@@ -20,7 +20,11 @@
 //! *Deployment*: PostgreSQL 13 or newer. Migrations need the right to create a schema; afterwards a role with
 //! `USAGE` on it and `SELECT`, `INSERT` and `UPDATE` on its tables suffices.
 
+mod fault;
 mod migrations;
+mod push;
+mod store;
+mod time;
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -30,6 +34,12 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+pub(crate) use self::{
+    fault::{Fault, checked_deadline, within},
+    push::{Hears, Push},
+    store::Store,
+    time::PgMicros,
+};
 use crate::error::ConfigError;
 
 const LEAST_VERSION: i32 = 130_000;

@@ -227,6 +227,9 @@ impl TollgateBuilder {
             meter = meter.api(&api);
             tenant = tenant.api(api);
         }
+        if let Some(countries) = self.countries {
+            meter = meter.countries(countries, Arc::clone(&self.client_addr));
+        }
         let span = SpanLayer::new().route_of(Arc::clone(&self.route_of));
         let limits = LimitLayer::by_identity(self.stores.limits.store)
             .clock(self.clock)

@@ -4,7 +4,7 @@ use super::{TollgateBuilder, Usage};
 use crate::{
     clock::Clock,
     error::ConfigError,
-    meter::{AbortPolicy, CostRates, Recorder},
+    meter::{AbortPolicy, CostRates, GeoResolver, Recorder},
     sink::UsageSink,
 };
 
@@ -52,6 +52,13 @@ impl TollgateBuilder {
     /// [`CostRates`].
     pub fn cost_rates(self, rates: CostRates) -> Self {
         self.meter(|layer| layer.cost_rates(rates))
+    }
+
+    /// Tells the country of each call by the client's address, as the gate's `client_addr` knows it; nobody is asked
+    /// unless set. See [`MeterLayer::countries`](crate::MeterLayer::countries).
+    pub fn countries(mut self, resolver: impl GeoResolver) -> Self {
+        self.countries = Some(Arc::new(resolver));
+        self
     }
 
     /// Whether answers carry `X-Request-Latency`, in whole milliseconds; off unless set. See
