@@ -30,6 +30,7 @@
 //! # }
 //! ```
 
+mod batch_id;
 mod cloud_events;
 mod fan_out;
 mod filter;
@@ -40,10 +41,11 @@ mod usage_sink;
 
 pub(crate) use self::offer::offer;
 pub use self::{
+    batch_id::{BatchId, batch_id},
     cloud_events::{CloudEvent, CloudEventBatch, CloudEvents},
     fan_out::{FanOut, SinkCounters},
     filter::Filter,
     log::LogSink,
     memory::MemorySink,
-    usage_sink::{SinkError, UsageSink, Verdict, Verdicts},
+    usage_sink::{DeliveryOrder, SinkError, UsageSink, Verdict, Verdicts},
 };
