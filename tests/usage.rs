@@ -6,5 +6,13 @@
     reason = "shared with the other test targets"
 )]
 mod common;
+#[path = "usage/delivery.rs"]
+mod delivery;
+#[path = "usage/kill.rs"]
+mod kill;
 #[path = "usage/postgres_support.rs"]
 mod postgres_support;
+#[path = "usage/spool.rs"]
+mod spool;
+#[path = "usage/stand.rs"]
+mod stand;

@@ -17,11 +17,15 @@ use tokio::{
 
 use super::{
     config::{RecorderBuilder, Settings},
-    counters::{Counters, Tally},
-    event::EventId,
-    flush::{self, DeadLetter, Flusher},
+    counters::{Counters, Overflow, Tally},
+    dead_letters::DeadLetter,
+    event::{EventId, UsageEvent},
+    flush::{self, Flusher},
+    losses::{Ledger, Loss, LossReason},
     meter::Call,
     report::Watchlist,
+    secure::SharedSpool,
+    spool::{Opened, Spool},
 };
 use crate::{
     clock::{Clock, Now},
@@ -35,8 +39,10 @@ use crate::{
 /// nobody. One background task looks at the queue every tick (100 ms unless set), makes events of the calls
 /// and offers them to the sink until it has given its last word on each.
 ///
-/// Events are held in memory: killing the process loses at most the queue and what is being written. A full
-/// queue drops the newest event, counts it and says so in the log; see [`Recorder::counters`].
+/// Events are held in memory: killing the process loses at most the queue and what is being written. A
+/// [`Durability`](super::Durability) keeps them on the disk as well, from the tick after the end of their call. A full
+/// queue drops the newest event, counts it and says so in the log; see [`Recorder::counters`] and
+/// [`Recorder::losses`].
 ///
 /// Cloning gives a second handle to the same recorder. The task is started on the tokio runtime that the
 /// recorder is built in, else by [`Recorder::start`] or the first metered call. When the last handle is gone
@@ -64,7 +70,18 @@ pub(super) struct Core {
     task: Mutex<Option<JoinHandle<()>>>,
     /// The flusher while no task runs: a task that is cut off puts it back, with the batches in its hands.
     parked: Mutex<Option<Flusher>>,
-    dead_letters: Mutex<VecDeque<DeadLetter>>,
+    pub(super) dead_letters: Mutex<VecDeque<DeadLetter>>,
+    /// The dead letters are not as they were last written.
+    pub(super) letters_changed: AtomicBool,
+    /// Dead letters that are to be offered again.
+    pub(super) replays: Mutex<Vec<UsageEvent>>,
+    pub(super) spool: Option<SharedSpool>,
+    /// What keeps the queue full, if it is; an `Overflow`.
+    pub(super) overflow: AtomicU8,
+    pub(super) ledger: Ledger,
+    pub(super) persist_requested: AtomicU64,
+    /// The last request that was answered, and whether everything was on the disk then.
+    pub(super) persisted: watch::Sender<(u64, bool)>,
     /// Called on each tick, until one says that it has nothing more to tell.
     watched: Mutex<Vec<Watch>>,
     pub(super) wake: Notify,
@@ -104,11 +121,15 @@ impl Recorder {
         clock: Arc<dyn Clock>,
         sink: Arc<dyn UsageSink>,
         settings: Settings,
+        spool: Option<(Spool, Opened)>,
     ) -> Self {
-        tracing::info!(
-            queue_capacity = settings.queue_capacity,
-            "usage events are held in memory until they are written: a kill loses at most the queue"
-        );
+        if spool.is_none() {
+            tracing::info!(
+                queue_capacity = settings.queue_capacity,
+                "usage events are held in memory until they are written: a kill loses at most the queue"
+            );
+        }
+        let (spool, opened) = spool.unzip();
         let core = Core {
             boot,
             sequence: AtomicU64::new(0),
@@ -123,6 +144,13 @@ impl Recorder {
             task: Mutex::new(None),
             parked: Mutex::new(Some(Flusher::new(&settings))),
             dead_letters: Mutex::new(VecDeque::new()),
+            letters_changed: AtomicBool::new(false),
+            replays: Mutex::default(),
+            spool: spool.map(|spool| Arc::new(Mutex::new(Some(spool)))),
+            overflow: AtomicU8::new(Overflow::Queue as u8),
+            ledger: Ledger::default(),
+            persist_requested: AtomicU64::new(0),
+            persisted: watch::Sender::new((0, false)),
             watched: Mutex::new(Vec::new()),
             wake: Notify::new(),
             requested: AtomicU64::new(0),
@@ -133,6 +161,9 @@ impl Recorder {
             no_runtime_logged: AtomicBool::new(false),
             settings,
         };
+        if let Some(opened) = opened {
+            core.recover(opened);
+        }
         let recorder = Self {
             handle: Arc::new(Handles {
                 core: Arc::new(core),
@@ -231,6 +262,65 @@ impl Recorder {
         lock(&self.core().dead_letters).iter().cloned().collect()
     }
 
+    /// Offers every dead letter to the sink again, oldest first, and says how many there were: after whatever made the
+    /// sink reject them was mended. One that is rejected again is a dead letter again.
+    ///
+    /// A kill in the middle may leave an event both offered and a dead letter; the sink has it once all the same.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "called for what it does: the number is for a log"
+    )]
+    pub fn replay_dead_letters(&self) -> usize {
+        let core = self.core();
+        if core.is_closed() {
+            return 0;
+        }
+        let letters = std::mem::take(&mut *lock(&core.dead_letters));
+        let n = letters.len();
+        if n > 0 {
+            core.tally.stages().replayed += n as u64;
+            lock(&core.replays).extend(letters.into_iter().map(|letter| letter.event));
+            core.letters_changed.store(true, Ordering::Release);
+            core.wake.notify_one();
+        }
+        n
+    }
+
+    /// What was lost in the life of this recorder, by tenant, day and reason: by how much an invoice may be too low.
+    ///
+    /// At most 4,096 notes, each of at most 16 quantities; what comes on top has no tenant. Not kept over a restart:
+    /// read it before, where [`Counters::dropped`] is not zero.
+    #[must_use]
+    pub fn losses(&self) -> Vec<Loss> {
+        self.core().ledger.losses()
+    }
+
+    /// Waits until every call that was settled before is as durable as the recorder's [`Durability`](super::Durability)
+    /// promises, and says whether it is: the sink has it, or the disk.
+    ///
+    /// Without waiting for a tick, so that one who asks for each call pays a write for each. False at once without a
+    /// spool; false too when the spool does not take events, which are then held in memory. Needs the background task
+    /// to run, and starts it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn persist(&self) -> bool {
+        self.start();
+        let core = self.core();
+        if core.spool.is_none() {
+            return false;
+        }
+        let mut persisted = core.persisted.subscribe();
+        let request = core.persist_requested.fetch_add(1, Ordering::AcqRel) + 1;
+        core.wake.notify_one();
+        // The sender lives in the core, so the wait cannot fail.
+        let answer = persisted
+            .wait_for(|(answered, _)| *answered >= request)
+            .await;
+        answer.is_ok_and(|answer| answer.1)
+    }
+
     /// Waits until the sink has given its last word on every call that was settled before.
     ///
     /// Waits for as long as the sink asks for a retry. Returns at once after [`Recorder::shutdown`]. Needs the
@@ -252,9 +342,9 @@ impl Recorder {
     /// Waits until every call has ended and every event is written, at most until `deadline` from now; then
     /// ends the recorder.
     ///
-    /// Stop accepting connections first. What is not written at the deadline is counted as
-    /// `dropped_shutdown` and logged as an error; so is each call that ends later. A second shutdown finds
-    /// nothing left.
+    /// Stop accepting connections first. What is not written at the deadline stays in the spool for the next recorder
+    /// that has its directory; without one it is counted as `dropped_shutdown` and logged as an error. So is each call
+    /// that ends later. A second shutdown finds nothing left.
     ///
     /// # Cancel safety
     ///
@@ -277,11 +367,12 @@ impl Recorder {
                 sleep_until(until.min(Instant::now() + OPEN_CALLS_POLL)).await;
             }
         }
-        core.close().await;
+        Core::close(core).await;
         let after = self.counters();
         let report = FlushReport {
             acked: after.acked - before.acked,
             dead_lettered: after.dead_lettered - before.dead_lettered,
+            spooled: after.spooled,
             dropped: after.dropped().saturating_sub(before.dropped()),
             still_open: after.open,
         };
@@ -324,6 +415,8 @@ pub struct FlushReport {
     pub acked: u64,
     /// Events that the sink rejected for good during the shutdown.
     pub dead_lettered: u64,
+    /// Events that are in the spool, for the next recorder that has its directory.
+    pub spooled: u64,
     /// Events that were lost: not written at the deadline, or dropped meanwhile by a full queue.
     pub dropped: u64,
     /// Calls that had not ended at the deadline; their events will be dropped when they do.
@@ -337,14 +430,47 @@ impl Core {
 
     fn push(&self, call: Arc<Call>, now: Now) {
         self.tally.settled();
-        if self.queue.push(call).is_err() {
-            self.tally
-                .dropped_queue_full
-                .fetch_add(1, Ordering::Release);
-            self.log_full_queue(now);
+        if let Err(call) = self.queue.push(call) {
+            self.overflow(&call, now);
         } else if self.is_closed() {
             self.discard_queue();
         }
+    }
+
+    /// Counts a call that the queue had no room for.
+    fn overflow(&self, call: &Call, now: Now) {
+        let overflow = Overflow::from_u8(self.overflow.load(Ordering::Relaxed));
+        self.tally.overflowed(overflow);
+        self.ledger.call(call, overflow.reason());
+        self.log_full_queue(now);
+        if self.spool.is_some() {
+            // The spool has room for what the queue has not.
+            self.wake.notify_one();
+        }
+    }
+
+    /// Counts what an earlier life has left.
+    fn recover(&self, opened: Opened) {
+        let Some(spool) = &self.spool else { return };
+        let (unread, n_bytes, (corrupt, expired)) = {
+            let mut spool = lock(spool);
+            let Some(spool) = spool.as_mut() else { return };
+            (spool.unread(), spool.bytes(), spool.take_losses())
+        };
+        let n_letters = opened.letters.len() as u64;
+        self.tally.spool_bytes.store(n_bytes, Ordering::Relaxed);
+        self.tally.recovered(unread + expired, n_letters, corrupt);
+        self.ledger.unnamed(corrupt, LossReason::Corrupt);
+        self.lose_spooled((0, expired));
+        lock(&self.dead_letters).extend(opened.letters);
+        tracing::info!(
+            recovered = unread,
+            dead_letters = n_letters,
+            corrupt,
+            expired,
+            missing_segments = opened.n_missing,
+            "usage events are appended to the spool before they are offered: what it held is offered first"
+        );
     }
 
     /// Queues a part of each call that goes on and whose interval is over. Each counts as opened and settled, so
@@ -375,7 +501,7 @@ impl Core {
 
     pub(super) fn next(&self) -> Option<Arc<Call>> {
         let call = self.queue.pop()?;
-        self.tally.taken.fetch_add(1, Ordering::Release);
+        self.tally.stages().taken += 1;
         Some(call)
     }
 
@@ -383,15 +509,20 @@ impl Core {
         lock(&self.watched).retain_mut(|watch| watch());
     }
 
-    fn discard_queue(&self) {
-        while self.next().is_some() {
-            self.lose(1);
+    /// Counts what is in the queue as lost; says how much it was.
+    pub(super) fn discard_queue(&self) -> u64 {
+        let mut n = 0;
+        while let Some(call) = self.next() {
+            self.lose_call(&call);
+            n += 1;
         }
+        n
     }
 
-    /// Counts events that were taken from the queue and will not be written.
-    pub(super) fn lose(&self, n: u64) {
-        self.tally.dropped_shutdown.fetch_add(n, Ordering::Release);
+    /// Counts a call that was taken from the queue and will not be written.
+    pub(super) fn lose_call(&self, call: &Call) {
+        self.tally.stages().shutdown += 1;
+        self.ledger.call(call, LossReason::Shutdown);
     }
 
     pub(super) fn bury(&self, letters: Vec<DeadLetter>) {
@@ -399,7 +530,7 @@ impl Core {
         tracing::error!(
             n_events = letters.len(),
             first = %first.event.id,
-            reason = first.reason,
+            reason = &*first.reason,
             "the usage sink rejected events: they go to the dead letters"
         );
         let n = letters.len() as u64;
@@ -408,7 +539,8 @@ impl Core {
         let excess = kept.len().saturating_sub(self.settings.dead_letters);
         kept.drain(..excess);
         drop(kept);
-        self.tally.dead_lettered.fetch_add(n, Ordering::Release);
+        self.tally.stages().dead_lettered += n;
+        self.letters_changed.store(true, Ordering::Release);
     }
 
     /// Once a second at most, so that an overload does not also flood the log.
@@ -428,14 +560,14 @@ impl Core {
         );
         if swapped.is_ok() {
             tracing::error!(
-                dropped = self.tally.dropped_queue_full.load(Ordering::Relaxed),
+                dropped = self.tally.snapshot().dropped(),
                 queue_capacity = self.settings.queue_capacity,
                 "the usage queue is full: the newest events are dropped"
             );
         }
     }
 
-    async fn close(&self) {
+    async fn close(self: &Arc<Self>) {
         let task = {
             let mut task = lock(&self.task);
             self.state.store(CLOSED, Ordering::SeqCst);
@@ -446,14 +578,22 @@ impl Core {
             // A sink that blocks its thread cannot be cut off, and is not waited for.
             let _ = tokio::time::timeout(BLOCKED_SINK_PATIENCE, task).await;
         }
-        if let Some(mut flusher) = lock(&self.parked).take() {
-            self.lose(flusher.discard());
-            self.discard_queue();
-            flusher.export(&self.tally);
-        } else {
-            self.discard_queue();
-        }
+        let flusher = lock(&self.parked).take();
+        let lost = self.retire(flusher).await;
+        self.persisted
+            .send_replace((u64::MAX, lost == 0 && self.spool.is_some()));
         self.completed.send_replace(u64::MAX);
+    }
+
+    /// Gives up what is left, to the spool where there is one; says how much is lost.
+    pub(super) async fn retire(self: &Arc<Self>, flusher: Option<Flusher>) -> u64 {
+        let mut flusher = flusher.unwrap_or_else(|| Flusher::new(&self.settings));
+        if self.spool.is_none() {
+            return flusher.retire(self);
+        }
+        let core = Arc::clone(self);
+        let retired = tokio::task::spawn_blocking(move || flusher.retire(&core));
+        retired.await.unwrap_or(0)
     }
 }
 
@@ -468,12 +608,8 @@ impl Drop for Handles {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        let parked = self
-            .parked
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        let waiting = parked.as_mut().map_or(0, Flusher::discard);
-        let lost = waiting + self.queue.len() as u64;
+        let parked = lock(&self.parked).take();
+        let lost = parked.map_or(0, |mut flusher| flusher.retire(self));
         if lost > 0 {
             tracing::error!(
                 lost,
@@ -497,8 +633,13 @@ impl Running {
         }
     }
 
-    pub(super) fn parts(&mut self) -> (&Core, Option<&mut Flusher>) {
+    pub(super) fn parts(&mut self) -> (&Arc<Core>, Option<&mut Flusher>) {
         (&self.core, self.flusher.as_mut())
+    }
+
+    /// The flusher, for good.
+    pub(super) fn take(&mut self) -> Option<Flusher> {
+        self.flusher.take()
     }
 }
 

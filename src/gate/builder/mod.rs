@@ -23,7 +23,7 @@ use crate::{
     id::Environment,
     identity::{AuthLayer, CacheSettings, TenantLayer},
     limit::{ByIdentity, LimitLayer, OnDamage, QuotaSnapshotBuilder, Rule},
-    meter::{AbortPolicy, MeterLayer, Recorder},
+    meter::{AbortPolicy, Durability, MeterLayer, Recorder},
     plan::{Plan, PlanCatalog},
     request_id::{RequestIdLayer, TrustInbound},
     route::{MatchedRoute, RouteOf},
@@ -70,6 +70,7 @@ pub struct TollgateBuilder {
     tenant: Vec<Change<TenantLayer>>,
     trace: bool,
     usage: Usage,
+    usage_durability: Option<Durability>,
 }
 
 /// A setting of one layer, applied when the layer is made.
@@ -126,6 +127,7 @@ impl TollgateBuilder {
             tenant: Vec::new(),
             trace: false,
             usage: Usage::Sink(Arc::new(LogSink::new())),
+            usage_durability: None,
         }
     }
 

@@ -1,0 +1,579 @@
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::{self, File, OpenOptions},
+    io::{self, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    cursor::Position,
+    error::SpoolError,
+    open,
+    segment::{self, HEADER_BYTES, Header},
+};
+use crate::{
+    clock::Timestamp,
+    disk,
+    meter::{DeadLetter, UsageEvent, batch::Frozen},
+};
+
+/// The largest segment.
+const MAX_SEGMENT_BYTES: u64 = 16 << 20;
+/// Nothing that this crate writes is longer: a segment and the largest batch behind it.
+pub(super) const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// What a spool may hold, and how sure it must be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) max_bytes: u64,
+    pub(crate) max_age: Option<Duration>,
+    /// Each append reaches the disk before it counts.
+    pub(crate) sync: bool,
+}
+
+/// Where a batch is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Secured {
+    /// On the disk and in the hands of the flusher, under this ticket.
+    InHand(u64),
+    /// On the disk only: it is read back when its turn comes.
+    OnDisk,
+    /// In memory only: an event of it cannot be written as a record.
+    Never,
+}
+
+pub(super) struct Segment {
+    /// As far as it holds whole records.
+    pub(super) bytes: u64,
+    pub(super) created: Timestamp,
+    /// Events that nobody has read yet.
+    pub(super) unread: u64,
+}
+
+/// A batch in the hands of the flusher.
+struct Loaded {
+    ticket: u64,
+    start: Position,
+    is_done: bool,
+}
+
+/// The files of one recorder. All of it blocks.
+pub(crate) struct Spool {
+    pub(super) directory: PathBuf,
+    pub(super) limits: Limits,
+    pub(super) boot: u64,
+    pub(super) segments: BTreeMap<u64, Segment>,
+    pub(super) next_number: u64,
+    /// The segment that is appended to.
+    active: Option<(u64, File)>,
+    /// Where what nobody has read begins.
+    pub(super) read: Position,
+    reading: Option<(u64, Vec<u8>)>,
+    loaded: VecDeque<Loaded>,
+    next_ticket: u64,
+    /// As it is on the disk.
+    pub(super) cursor: Position,
+    /// Batches that were read back and not yet taken by the flusher.
+    inbox: Vec<Arc<Frozen>>,
+    /// Events that were on the disk and cannot be read any more.
+    pub(super) corrupt: u64,
+    pub(super) expired: u64,
+    buffer: Vec<u8>,
+    /// Something is written that was not admitted yet.
+    has_pending: bool,
+    /// Given back when this is dropped, or the process ends.
+    _lock: File,
+}
+
+pub(super) fn segment_path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number:020}.seg"))
+}
+
+/// Where the first record of a segment stands.
+pub(super) const fn begin_of(segment: u64) -> Position {
+    Position {
+        segment,
+        offset: HEADER_BYTES as u64,
+    }
+}
+
+impl Spool {
+    pub(super) fn new(directory: PathBuf, limits: Limits, boot: u64, lock: File) -> Self {
+        Self {
+            directory,
+            limits,
+            boot,
+            segments: BTreeMap::new(),
+            next_number: 1,
+            active: None,
+            read: Position::default(),
+            reading: None,
+            loaded: VecDeque::new(),
+            next_ticket: 0,
+            cursor: Position::default(),
+            inbox: Vec::new(),
+            corrupt: 0,
+            expired: 0,
+            buffer: Vec::new(),
+            has_pending: false,
+            _lock: lock,
+        }
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        segment_path(&self.directory, number)
+    }
+
+    pub(crate) fn unread(&self) -> u64 {
+        self.segments.values().map(|segment| segment.unread).sum()
+    }
+
+    /// The bytes of all segments.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.segments.values().map(|segment| segment.bytes).sum()
+    }
+
+    /// Small spools have small segments, as only whole ones are given back.
+    fn segment_bytes(&self) -> u64 {
+        (self.limits.max_bytes / 8).clamp(4 << 10, MAX_SEGMENT_BYTES)
+    }
+
+    /// Appends batches and notes on each where it is kept. Those that were not written stay as they were: whoever
+    /// calls keeps them and tries again.
+    ///
+    /// With `keep`, batches stay in the caller's hands as well, unless older ones are still to be read.
+    pub(crate) fn append(
+        &mut self,
+        batches: &[Arc<Frozen>],
+        now: Timestamp,
+        keep: bool,
+    ) -> Result<(), SpoolError> {
+        let first_new = self.next_number;
+        let before = self.active.as_ref().map(|(number, _)| *number);
+        let before = before.and_then(|number| Some((number, self.segments.get(&number)?.bytes)));
+        let mut written = Vec::new();
+        let mut fault = Ok(());
+        for batch in batches.iter().filter(|batch| batch.secured().is_none()) {
+            self.has_pending = !written.is_empty();
+            match self.write_batch(batch, now) {
+                Ok(Some(start)) => written.push((batch, start)),
+                Ok(None) => {}
+                Err(error) => {
+                    fault = Err(error);
+                    break;
+                }
+            }
+        }
+        self.has_pending = false;
+        if self.limits.sync
+            && !written.is_empty()
+            && let Err(error) = self.sync()
+        {
+            // What the system has forgotten after a failed sync, nobody can know: a new segment is begun.
+            self.take_back(first_new, before);
+            return Err(SpoolError::of(error));
+        }
+        for (batch, places) in written {
+            self.admit(batch, places, keep);
+        }
+        fault
+    }
+
+    /// Writes a batch and says from where to where; `None` for one that cannot be written as records.
+    fn write_batch(
+        &mut self,
+        batch: &Frozen,
+        now: Timestamp,
+    ) -> Result<Option<(Position, Position)>, SpoolError> {
+        let mut bytes = std::mem::take(&mut self.buffer);
+        bytes.clear();
+        let place = match segment::encode_batch(&mut bytes, &*batch.events) {
+            Ok(()) => self.write(&bytes, now).map(Some),
+            Err(unwritable) => {
+                tracing::error!(
+                    error = &unwritable as &dyn std::error::Error,
+                    "a usage event cannot be spooled: its batch is held in memory"
+                );
+                batch.secure(Secured::Never);
+                Ok(None)
+            }
+        };
+        self.buffer = bytes;
+        place
+    }
+
+    /// Notes a batch that is on the disk.
+    fn admit(&mut self, batch: &Frozen, (start, end): (Position, Position), keep: bool) {
+        if keep && self.unread() == 0 {
+            self.read = end;
+            batch.secure(Secured::InHand(self.hand_out(start)));
+        } else if let Some(segment) = self.segments.get_mut(&start.segment) {
+            segment.unread += batch.events.len() as u64;
+            batch.secure(Secured::OnDisk);
+        }
+    }
+
+    /// A ticket for a batch that goes into the hands of the flusher.
+    fn hand_out(&mut self, start: Position) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.loaded.push_back(Loaded {
+            ticket,
+            start,
+            is_done: false,
+        });
+        ticket
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        match &self.active {
+            Some((_, file)) => file.sync_data(),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets segments from `first_new` on, and what was appended since the last one before had that length.
+    fn take_back(&mut self, first_new: u64, before: Option<(u64, u64)>) {
+        self.active = None;
+        for number in self.segments.split_off(&first_new).into_keys() {
+            let _ = fs::remove_file(self.path(number));
+        }
+        let Some((number, length)) = before else {
+            return;
+        };
+        if let Ok(file) = OpenOptions::new().write(true).open(self.path(number)) {
+            let _ = file.set_len(length);
+        }
+        if let Some(segment) = self.segments.get_mut(&number) {
+            segment.bytes = length;
+        }
+    }
+
+    /// Writes the bytes of a batch and says from where to where.
+    fn write(&mut self, bytes: &[u8], now: Timestamp) -> Result<(Position, Position), SpoolError> {
+        let n_bytes = bytes.len() as u64;
+        let is_full = |spool: &Self| spool.bytes() + n_bytes > spool.limits.max_bytes;
+        if is_full(self) {
+            self.reclaim();
+        }
+        if is_full(self) {
+            return Err(SpoolError::Full);
+        }
+        let fits = |spool: &Self| {
+            let (number, _) = spool.active.as_ref()?;
+            let length = spool.segments.get(number)?.bytes;
+            (length + n_bytes <= spool.segment_bytes() || length <= HEADER_BYTES as u64)
+                .then_some(())
+        };
+        if fits(self).is_none() {
+            self.rotate(now)?;
+        }
+        let Some((number, file)) = &mut self.active else {
+            return Err(SpoolError::Closed);
+        };
+        let number = *number;
+        let Some(segment) = self.segments.get_mut(&number) else {
+            return Err(SpoolError::Closed);
+        };
+        let start = segment.bytes;
+        let written = file
+            .seek(SeekFrom::Start(start))
+            .and_then(|_| file.write_all(bytes));
+        if let Err(error) = written {
+            // Half of a record would be taken for one that a kill has torn; it is better gone.
+            if file.set_len(start).is_err() {
+                self.active = None;
+            }
+            let error = SpoolError::of(error);
+            if matches!(error, SpoolError::NoSpace(_)) {
+                self.reclaim();
+            }
+            return Err(error);
+        }
+        segment.bytes = start + n_bytes;
+        let at = |offset| Position {
+            segment: number,
+            offset,
+        };
+        Ok((at(start), at(start + n_bytes)))
+    }
+
+    /// Begins a new segment.
+    fn rotate(&mut self, now: Timestamp) -> Result<(), SpoolError> {
+        if self.limits.sync {
+            self.sync().map_err(SpoolError::of)?;
+        }
+        self.active = None;
+        let number = self.next_number;
+        let path = self.path(number);
+        let header = Header {
+            boot: self.boot,
+            created: now,
+        };
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        // Who calls how much is nobody else's business.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let made = options.open(&path).and_then(|mut file| {
+            file.write_all(&header.encode())?;
+            if self.limits.sync {
+                file.sync_data()?;
+                disk::sync_directory(&path)?;
+            }
+            Ok(file)
+        });
+        let file = match made {
+            Ok(file) => file,
+            Err(error) => {
+                let _ = fs::remove_file(&path);
+                return Err(SpoolError::of(error));
+            }
+        };
+        self.next_number = number + 1;
+        self.active = Some((number, file));
+        let segment = Segment {
+            bytes: HEADER_BYTES as u64,
+            created: now,
+            unread: 0,
+        };
+        self.segments.insert(number, segment);
+        Ok(())
+    }
+
+    /// Gives the room of finished segments back, of the one that is appended to as well.
+    fn reclaim(&mut self) {
+        if self.save_cursor().is_err() {
+            self.give_room();
+        }
+        self.remove_all_finished();
+    }
+
+    /// Removes what is finished though the cursor could not be written. It then says less than is true, which costs
+    /// batches that are offered again; to keep the room would cost all that follow.
+    fn give_room(&mut self) {
+        self.remove_finished(self.finished());
+        self.remove_all_finished();
+    }
+
+    /// Removes every segment when there is nothing in them that is not finished.
+    fn remove_all_finished(&mut self) {
+        if self.unread() == 0 && self.loaded.is_empty() && !self.has_pending {
+            let all = std::mem::take(&mut self.segments);
+            self.active = None;
+            for number in all.into_keys() {
+                let _ = fs::remove_file(self.path(number));
+            }
+        }
+    }
+
+    /// Everything before this is finished.
+    fn finished(&self) -> Position {
+        self.loaded.front().map_or(self.read, |loaded| loaded.start)
+    }
+
+    fn remove_finished(&mut self, finished: Position) {
+        let rest = self.segments.split_off(&finished.segment);
+        for number in std::mem::replace(&mut self.segments, rest).into_keys() {
+            // One that stays is removed at the next start.
+            let _ = fs::remove_file(self.path(number));
+        }
+    }
+
+    fn save_cursor(&mut self) -> io::Result<()> {
+        while self.loaded.front().is_some_and(|loaded| loaded.is_done) {
+            self.loaded.pop_front();
+        }
+        let finished = self.finished();
+        if finished != self.cursor {
+            disk::replace(&self.directory.join(open::CURSOR), &finished.encode(), None)?;
+            self.cursor = finished;
+        }
+        self.remove_finished(finished);
+        Ok(())
+    }
+
+    /// Writes down what is finished: the dead letters first, where they are new, then the cursor behind the batches
+    /// with these tickets; then removes what nobody needs.
+    pub(crate) fn commit(
+        &mut self,
+        letters: Option<&[DeadLetter]>,
+        finished: &[u64],
+    ) -> Result<(), SpoolError> {
+        if let Some(letters) = letters {
+            open::write_letters(self, letters)?;
+        }
+        for ticket in finished {
+            let place = self
+                .loaded
+                .binary_search_by_key(ticket, |loaded| loaded.ticket);
+            if let Some(loaded) = place.ok().and_then(|place| self.loaded.get_mut(place)) {
+                loaded.is_done = true;
+            }
+        }
+        if let Err(error) = self.save_cursor() {
+            // A disk that these segments fill has no room for the cursor until they are gone.
+            self.give_room();
+            self.save_cursor().map_err(|_| SpoolError::of(error))?;
+        }
+        if self.bytes() > self.segment_bytes() / 2 {
+            self.remove_all_finished();
+        }
+        Ok(())
+    }
+
+    /// Ends the spool: what nobody needs is removed, and the next recorder may have the directory.
+    pub(crate) fn close(
+        mut self,
+        letters: Option<&[DeadLetter]>,
+        finished: &[u64],
+    ) -> Result<(), SpoolError> {
+        self.commit(letters, finished)?;
+        self.remove_all_finished();
+        if self.limits.sync {
+            self.sync().map_err(SpoolError::of)?;
+        }
+        Ok(())
+    }
+
+    /// Drops the segments whose events are all older than they may be, and counts their events as expired.
+    pub(crate) fn expire(&mut self, now: Timestamp) {
+        let Some(max_age) = self.limits.max_age else {
+            return;
+        };
+        loop {
+            let mut segments = self.segments.iter();
+            let (Some((&number, segment)), Some((_, next))) = (segments.next(), segments.next())
+            else {
+                return;
+            };
+            let unread = segment.unread;
+            // The events of a segment are older than the one behind it.
+            let is_old = now.saturating_since(next.created) > max_age;
+            let mut in_hand = self.loaded.iter();
+            if !is_old || unread == 0 || in_hand.any(|loaded| loaded.start.segment <= number) {
+                return;
+            }
+            tracing::error!(
+                segment = number,
+                lost = unread,
+                "usage events in the spool are older than they may be and are dropped"
+            );
+            self.expired += unread;
+            self.segments.remove(&number);
+            self.read = self.read.max(begin_of(number + 1));
+            let _ = fs::remove_file(self.path(number));
+        }
+    }
+
+    /// Reads batches back into the inbox, oldest first, until there are `n_events` or no more.
+    pub(crate) fn load(&mut self, n_events: u64) {
+        let mut n_read = 0;
+        while n_read < n_events && self.unread() > 0 {
+            let Some(batch) = self.load_one() else { break };
+            n_read += batch.events.len() as u64;
+            self.inbox.push(batch);
+        }
+    }
+
+    pub(crate) fn take_inbox(&mut self) -> Vec<Arc<Frozen>> {
+        std::mem::take(&mut self.inbox)
+    }
+
+    pub(crate) fn take_losses(&mut self) -> (u64, u64) {
+        (
+            std::mem::take(&mut self.corrupt),
+            std::mem::take(&mut self.expired),
+        )
+    }
+
+    fn load_one(&mut self) -> Option<Arc<Frozen>> {
+        loop {
+            let (&number, segment) = self.segments.range(self.read.segment..).next()?;
+            let (length, unread) = (segment.bytes, segment.unread);
+            self.read = self.read.max(begin_of(number));
+            if unread == 0 || self.read.offset >= length {
+                self.leave(number);
+                let (&next, _) = self.segments.range(number + 1..).next()?;
+                self.read = begin_of(next);
+                continue;
+            }
+            let start = self.read;
+            let Some((events, n_lost, end)) = self.decode_at(start, length) else {
+                self.read.offset = length;
+                continue;
+            };
+            self.read.offset = end;
+            if n_lost > 0 {
+                self.keep_aside(number);
+            }
+            if let Some(segment) = self.segments.get_mut(&number) {
+                let left = unread.saturating_sub(events.len() as u64);
+                let n_lost = n_lost.min(left);
+                segment.unread = left - n_lost;
+                self.corrupt += n_lost;
+            }
+            if !events.is_empty() {
+                let frozen = Frozen::new(events);
+                frozen.secure(Secured::InHand(self.hand_out(start)));
+                return Some(Arc::new(frozen));
+            }
+        }
+    }
+
+    /// The events of the batch that begins there, how many of it cannot be read, and where it ends.
+    fn decode_at(&mut self, at: Position, length: u64) -> Option<(Vec<UsageEvent>, u64, u64)> {
+        let known = self.reading.take();
+        let is_current = |(number, bytes): &(u64, Vec<u8>)| {
+            *number == at.segment && bytes.len() as u64 == length
+        };
+        let (_, bytes) = match known.filter(is_current) {
+            Some(known) => self.reading.insert(known),
+            None => match disk::read_at_most(&self.path(at.segment), MAX_FILE_BYTES) {
+                Ok(Some(mut bytes)) => {
+                    bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+                    self.reading.insert((at.segment, bytes))
+                }
+                outcome => {
+                    tracing::error!(
+                        segment = at.segment,
+                        error = ?outcome.err(),
+                        "a segment of the usage spool cannot be read any more: it is skipped"
+                    );
+                    return None;
+                }
+            },
+        };
+        let batch = segment::batch_at(bytes, usize::try_from(at.offset).ok()?)?;
+        let events: Vec<UsageEvent> = batch
+            .events
+            .iter()
+            .filter_map(|json| serde_json::from_slice(json).ok())
+            .collect();
+        let n_unreadable = (batch.events.len() - events.len()) as u64;
+        Some((events, batch.lost + n_unreadable, batch.end as u64))
+    }
+
+    /// Counts what was not found in a segment that is read to its end.
+    fn leave(&mut self, number: u64) {
+        if let Some(segment) = self.segments.get_mut(&number) {
+            self.corrupt += std::mem::take(&mut segment.unread);
+        }
+    }
+
+    /// Keeps a damaged segment under another name, for people.
+    fn keep_aside(&self, number: u64) {
+        let path = self.path(number);
+        let aside = disk::beside(&path, ".bad");
+        if !aside.exists() {
+            let kept = fs::copy(&path, &aside);
+            tracing::error!(
+                file = %aside.display(),
+                kept = kept.is_ok(),
+                "a segment of the usage spool is damaged: what can be read of it is read"
+            );
+        }
+    }
+}
