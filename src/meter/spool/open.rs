@@ -186,7 +186,7 @@ impl Spool {
             length = self.rewrite(number, header, &open)?;
         } else if scan.torn_at.is_some() {
             let file = OpenOptions::new().write(true).open(&path);
-            file.and_then(|file| file.set_len(length).and_then(|()| file.sync_all()))
+            file.and_then(|file| file.set_len(length))
                 .map_err(SpoolError::at(&path))?;
         }
         if self.segments.is_empty() {

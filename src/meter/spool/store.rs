@@ -251,23 +251,32 @@ impl Spool {
         }
     }
 
-    /// Writes the bytes of a batch and says from where to where.
+    /// Writes the bytes of a batch and says from where to where; once more where room can be made for them.
     fn write(&mut self, bytes: &[u8], now: Timestamp) -> Result<(Position, Position), SpoolError> {
-        let n_bytes = bytes.len() as u64;
-        let is_full = |spool: &Self| spool.bytes() + n_bytes > spool.limits.max_bytes;
-        if is_full(self) {
-            self.reclaim();
+        match self.try_write(bytes, now) {
+            Err(error @ (SpoolError::Full | SpoolError::NoSpace(_))) => {
+                let before = self.bytes();
+                self.reclaim();
+                if self.bytes() < before {
+                    self.try_write(bytes, now)
+                } else {
+                    Err(error)
+                }
+            }
+            outcome => outcome,
         }
-        if is_full(self) {
+    }
+
+    fn try_write(
+        &mut self,
+        bytes: &[u8],
+        now: Timestamp,
+    ) -> Result<(Position, Position), SpoolError> {
+        let n_bytes = bytes.len() as u64;
+        if self.bytes() + n_bytes > self.limits.max_bytes {
             return Err(SpoolError::Full);
         }
-        let fits = |spool: &Self| {
-            let (number, _) = spool.active.as_ref()?;
-            let length = spool.segments.get(number)?.bytes;
-            (length + n_bytes <= spool.segment_bytes() || length <= HEADER_BYTES as u64)
-                .then_some(())
-        };
-        if fits(self).is_none() {
+        if !self.has_room(n_bytes) {
             self.rotate(now)?;
         }
         let Some((number, file)) = &mut self.active else {
@@ -286,11 +295,7 @@ impl Spool {
             if file.set_len(start).is_err() {
                 self.active = None;
             }
-            let error = SpoolError::of(error);
-            if matches!(error, SpoolError::NoSpace(_)) {
-                self.reclaim();
-            }
-            return Err(error);
+            return Err(SpoolError::of(error));
         }
         segment.bytes = start + n_bytes;
         let at = |offset| Position {
@@ -298,6 +303,15 @@ impl Spool {
             offset,
         };
         Ok((at(start), at(start + n_bytes)))
+    }
+
+    /// Whether the segment that is appended to takes that many bytes more; an empty one takes any.
+    fn has_room(&self, n_bytes: u64) -> bool {
+        let active = self.active.as_ref();
+        let length = active.and_then(|(number, _)| Some(self.segments.get(number)?.bytes));
+        length.is_some_and(|length| {
+            length <= HEADER_BYTES as u64 || length + n_bytes <= self.segment_bytes()
+        })
     }
 
     /// Begins a new segment.
