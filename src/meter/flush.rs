@@ -17,7 +17,7 @@ use super::{
     encode::Encoder,
     event::UsageEvent,
     export::Exported,
-    recorder::{Core, Running},
+    inner::{Core, Running},
     spool::Secured,
 };
 use crate::sink::{DeliveryOrder, Verdict, Verdicts, offer};
@@ -209,7 +209,7 @@ impl Flusher {
     }
 
     fn take_replays(&mut self, core: &Core) {
-        let events = std::mem::take(&mut *super::recorder::lock(&core.replays));
+        let events = std::mem::take(&mut *super::inner::lock(&core.replays));
         for batch in events.chunks(core.settings.max_batch) {
             let frozen = Frozen::new(batch.to_vec());
             self.wait(self.waiting.len(), frozen.into(), false);

@@ -98,6 +98,7 @@ mod future;
 mod guard;
 mod head_fields;
 mod hold;
+mod inner;
 mod layer;
 mod losses;
 mod measure;

@@ -8,8 +8,8 @@ use super::{
     counters::Overflow,
     dead_letters::DeadLetter,
     flush::{Flusher, MAX_WAITING_EVENTS},
+    inner::{Core, lock},
     losses::LossReason,
-    recorder::{Core, lock},
     spool::{Secured, Spool, SpoolError},
 };
 
@@ -163,6 +163,7 @@ impl Flusher {
             return;
         }
         let finished = self.finished.clone();
+        let has_letters = letters.is_some();
         let committed = with_files(spool, move |spool| {
             (spool.commit(letters.as_deref(), &finished), spool.bytes())
         });
@@ -172,7 +173,7 @@ impl Flusher {
                 self.finished.clear();
             }
             Some((Err(error), _)) => {
-                core.letters_changed.store(true, Ordering::Release);
+                core.letters_changed.fetch_or(has_letters, Ordering::AcqRel);
                 core.note_spool(&Err(error));
             }
             None => {}

@@ -8,6 +8,7 @@
 mod cursor;
 mod error;
 mod open;
+mod read;
 mod segment;
 mod store;
 
