@@ -206,6 +206,16 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "Usage events in the queue.",
     ),
     (
+        "tollgate_usage_recovered_total",
+        Kind::Counter,
+        "Usage events that an earlier life of the process has left in the spool.",
+    ),
+    (
+        "tollgate_usage_replayed_total",
+        Kind::Counter,
+        "Dead letters that were offered again.",
+    ),
+    (
         "tollgate_usage_retries_total",
         Kind::Counter,
         "Batches of usage events that were offered to the sink again.",
@@ -214,6 +224,21 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "tollgate_usage_settled_total",
         Kind::Counter,
         "Calls of known callers that have ended.",
+    ),
+    (
+        "tollgate_usage_spool_bytes",
+        Kind::Gauge,
+        "Bytes of usage events on the disk.",
+    ),
+    (
+        "tollgate_usage_spool_failures_total",
+        Kind::Counter,
+        "Times that the spool did not take usage events.",
+    ),
+    (
+        "tollgate_usage_spooled",
+        Kind::Gauge,
+        "Usage events on the disk that wait to be read back.",
     ),
     (
         "tollgate_usage_unidentified_total",

@@ -18,8 +18,6 @@ mod minutes;
 mod postgres_sink;
 #[path = "usage/postgres_stores.rs"]
 mod postgres_stores;
-#[path = "usage/postgres_support.rs"]
-mod postgres_support;
 #[path = "usage/query.rs"]
 mod query;
 #[path = "usage/reconcile.rs"]
@@ -34,3 +32,13 @@ mod row_level_security;
 mod sla;
 #[path = "usage/support.rs"]
 mod support;
+#[path = "usage/delivery.rs"]
+mod delivery;
+#[path = "usage/kill.rs"]
+mod kill;
+#[path = "usage/postgres_support.rs"]
+mod postgres_support;
+#[path = "usage/spool.rs"]
+mod spool;
+#[path = "usage/stand.rs"]
+mod stand;

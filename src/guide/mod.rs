@@ -6,6 +6,7 @@
 //! - [`errors`]: every error code, and what a client should do.
 //! - [`failure`]: what happens when a store, a sink, a process or a client fails.
 //! - [`streaming`]: streams, clients that leave, connections that leave HTTP, and bodies that are counted.
+//! - [`metering`]: what of usage is lost, what is doubled, what each choice costs, and what a sink has to do.
 //! - [`grpc`]: what gRPC callers are told, how their calls are metered, and what to set.
 #![cfg_attr(
     feature = "jwt",
@@ -70,6 +71,9 @@ pub mod tokens {}
 
 #[doc = include_str!("streaming.md")]
 pub mod streaming {}
+
+#[doc = include_str!("metering.md")]
+pub mod metering {}
 
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}

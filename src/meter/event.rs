@@ -211,6 +211,26 @@ impl UsageEvent {
             country: None,
         }
     }
+
+    /// About how many bytes the event takes as JSON: its texts as they are, and the rest at its usual length.
+    pub(super) fn about_bytes(&self) -> usize {
+        const REST: usize = 420;
+        let texts = [&self.source, &self.api, &self.route, &self.method];
+        let more = [&self.refused, &self.request_id, &self.trace_id];
+        REST + self.tenant.as_str().len()
+            + self.plan.as_str().len()
+            + texts.iter().map(|text| text.len()).sum::<usize>()
+            + more
+                .into_iter()
+                .flatten()
+                .map(|text| text.len())
+                .sum::<usize>()
+            + self
+                .quantities
+                .keys()
+                .map(|name| name.len() + 12)
+                .sum::<usize>()
+    }
 }
 
 /// Whether a character could forge a line of a log or steer a terminal.

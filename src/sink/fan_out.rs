@@ -12,7 +12,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{SinkError, UsageSink, Verdict, Verdicts, offer, offer::OfferFailure};
+use super::{DeliveryOrder, SinkError, UsageSink, Verdict, Verdicts, offer, offer::OfferFailure};
 use crate::meter::{EventId, UsageEvent};
 
 /// Writes every event to several sinks at once.
@@ -380,6 +380,14 @@ impl UsageSink for FanOut {
             });
         let answers = all(writes.collect()).await;
         self.conclude(batch, &asked, answers)
+    }
+
+    /// The order of the sink that asks for most.
+    fn order(&self) -> DeliveryOrder {
+        let asked = self.sinks.iter().map(|sink| sink.order());
+        asked
+            .max_by_key(|order| *order == DeliveryOrder::PerTenant)
+            .unwrap_or_default()
     }
 }
 

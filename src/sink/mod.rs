@@ -33,6 +33,7 @@
 //! # }
 //! ```
 
+mod batch_id;
 mod cloud_events;
 mod fan_out;
 mod filter;
@@ -62,10 +63,11 @@ pub use self::redis_counter::{DayCounters, RedisCounterSink, RedisCounters, Redi
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use self::redis_stream::{RedisStreamError, RedisStreamSink, RedisStreamSinkBuilder};
 pub use self::{
+    batch_id::{BatchId, batch_id},
     cloud_events::{CloudEvent, CloudEventBatch, CloudEvents},
     fan_out::{FanOut, SinkCounters},
     filter::Filter,
     log::LogSink,
     memory::MemorySink,
-    usage_sink::{SinkError, UsageSink, Verdict, Verdicts},
+    usage_sink::{DeliveryOrder, SinkError, UsageSink, Verdict, Verdicts},
 };

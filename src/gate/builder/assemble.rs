@@ -43,7 +43,9 @@ impl TollgateBuilder {
         }
         describe_metrics();
         let plans = self.checked_plans()?;
-        let recorder = self.usage.recorder(&self.clock)?;
+        let recorder = self
+            .usage
+            .recorder(&self.clock, self.usage_durability.as_ref())?;
         let challenge = self.checked_challenge()?;
         let sandbox = self.checked_sandbox(&plans)?;
         #[cfg(feature = "jwt")]

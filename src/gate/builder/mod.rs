@@ -23,7 +23,7 @@ use crate::{
     id::Environment,
     identity::{AuthLayer, CacheSettings, TenantLayer},
     limit::{ByIdentity, LimitLayer, OnDamage, QuotaSnapshotBuilder, Rule},
-    meter::{AbortPolicy, GeoResolver, MeterLayer, Recorder},
+    meter::{AbortPolicy, Durability, GeoResolver, MeterLayer, Recorder},
     plan::{Plan, PlanCatalog},
     request_id::{RequestIdLayer, TrustInbound},
     route::{MatchedRoute, RouteOf},
@@ -71,6 +71,7 @@ pub struct TollgateBuilder {
     tenant: Vec<Change<TenantLayer>>,
     trace: bool,
     usage: Usage,
+    usage_durability: Option<Durability>,
 }
 
 /// A setting of one layer, applied when the layer is made.
@@ -128,6 +129,7 @@ impl TollgateBuilder {
             tenant: Vec::new(),
             trace: false,
             usage: Usage::Sink(Arc::new(LogSink::new())),
+            usage_durability: None,
         }
     }
 
