@@ -16,6 +16,7 @@
     feature = "redis",
     doc = "- [`redis`]: what limits in Redis promise and what they cost."
 )]
+//! - [`sinks`]: each destination of usage: what it promises, what to set on its server, its limits.
 //! - [`metrics`]: every metric with its labels, and what to watch.
 
 #[doc = include_str!("architecture.md")]
@@ -45,6 +46,9 @@ pub mod redis {}
 #[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]
 #[doc = include_str!("tokens.md")]
 pub mod tokens {}
+
+#[doc = include_str!("sinks.md")]
+pub mod sinks {}
 
 #[doc = include_str!("streaming.md")]
 pub mod streaming {}

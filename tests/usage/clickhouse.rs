@@ -223,6 +223,29 @@ async fn an_event_that_the_table_refuses_is_rejected_alone() {
 }
 
 #[tokio::test]
+async fn an_insert_that_did_not_reach_its_aggregates_is_completed_by_its_repetition() {
+    let (_server, sink, client) = stand().await;
+    let ids = "usage_requests_per_hour_ids";
+    run(
+        &client,
+        &format!("ALTER TABLE {ids} ADD CONSTRAINT none CHECK tenant = ''"),
+    )
+    .await;
+    let batch = events(0..1, "acme");
+    let verdicts = each(sink.write(&batch).await.expect("verdicts"), 1);
+    assert!(
+        matches!(verdicts[0], Verdict::Rejected { .. }),
+        "{verdicts:?}"
+    );
+    assert_eq!(number(&client, ROWS).await, 1, "the table has it");
+    run(&client, &format!("ALTER TABLE {ids} DROP CONSTRAINT none")).await;
+    accept(&sink, &batch).await;
+    assert_eq!(number(&client, ROWS).await, 1);
+    let by_hour = "SELECT sum(requests) FROM usage_requests_per_hour";
+    assert_eq!(number(&client, by_hour).await, 1);
+}
+
+#[tokio::test]
 async fn too_many_parts_are_a_wait_that_grows_and_ends() {
     let (_server, sink, client) = stand().await;
     run(&client, "SYSTEM STOP MERGES usage_events").await;

@@ -284,8 +284,8 @@ async fn a_producer_that_has_ended_is_replaced() {
     let cluster = cluster();
     let sink = sink(&cluster);
     accept(&sink, &events(0..5, "acme")).await;
-    // The broker fences this producer off: to the client library the end of it.
-    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH;
+    // The broker does not know what it has of this producer: to the client library the end of it.
+    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
     cluster.request_errors(RDKafkaApiKey::Produce, &[error]);
     let batch = events(5..10, "acme");
     let deadline = Instant::now() + Duration::from_secs(10);
