@@ -7,11 +7,11 @@ use proptest::prelude::*;
 use tollgate::{
     clock::Timestamp,
     id::{Environment, KeyId},
-    meter::{CallOutcome, EventId, UsageEvent},
-    sink::{ClickHouseSink, ClickHouseStartError, UsageSink, Verdict, Verdicts},
+    meter::{CallOutcome, EventId},
+    sink::{ClickHouseSink, ClickHouseStartError, UsageSink, Verdict},
 };
 
-use super::sample::{NOON, each, event, events};
+use super::sample::{NOON, accept, each, event, events, settled};
 use crate::common::{
     clickhouse::{ClickHouseServer, number, rows, run},
     fault_proxy::{Fault, FaultProxy},
@@ -29,11 +29,6 @@ async fn stand() -> (ClickHouseServer, ClickHouseSink, Client) {
     let sink = sink(&server.url(), "metering").await;
     let client = server.client("metering");
     (server, sink, client)
-}
-
-async fn accept(sink: &ClickHouseSink, batch: &[UsageEvent]) {
-    let verdicts = sink.write(batch).await.expect("verdicts");
-    assert_eq!(verdicts, Verdicts::AllAccepted);
 }
 
 const ONCE: &str = "SELECT count() FROM usage_events_once";
@@ -206,7 +201,7 @@ async fn an_event_that_the_table_refuses_is_rejected_alone() {
     let mut batch = events(0..64, "acme");
     batch[17].status = 418;
     batch[40].time = Timestamp::MAX;
-    let verdicts = each(sink.write(&batch).await.expect("verdicts"), 64);
+    let verdicts = settled(&sink, &batch).await;
     for (n, verdict) in verdicts.into_iter().enumerate() {
         let expected = match n {
             17 => Verdict::Rejected {

@@ -17,11 +17,11 @@ use tollgate::{
     clock::{ManualClock, Timestamp},
     http_send::ReqwestSend,
     meter::UsageEvent,
-    sink::{CloudEvents, CloudEventsHttpSink, UsageSink, Verdict, Verdicts},
+    sink::{CloudEvents, CloudEventsHttpSink, UsageSink, Verdict},
 };
 use tower::service_fn;
 
-use super::sample::{each, events, left};
+use super::sample::{accept, each, events, left, settled};
 use crate::common::{
     Server,
     fault_proxy::{Fault, FaultProxy},
@@ -156,10 +156,7 @@ async fn a_batch_goes_as_one_request_of_exactly_this_type() {
     let receiver = Receiver::start().await;
     let sink = receiver.sink().bearer("s3cret").expect("a token");
     let batch = events(0..20, "acme");
-    assert_eq!(
-        sink.write(&batch).await.expect("verdicts"),
-        Verdicts::AllAccepted
-    );
+    accept(&sink, &batch).await;
     let requests = receiver.requests();
     let [(headers, body)] = &requests[..] else {
         panic!("{requests:?}");
@@ -183,7 +180,7 @@ async fn an_event_goes_alone_where_asked() {
     let sink = receiver.sink().single();
     let batch = events(0..3, "acme");
     receiver.refuses(&[&batch[1]]);
-    let verdicts = each(sink.write(&batch).await.expect("verdicts"), 3);
+    let verdicts = settled(&sink, &batch).await;
     let bad = Verdict::Rejected {
         reason: "bad_request",
     };
@@ -205,7 +202,7 @@ async fn the_event_at_fault_is_rejected_and_its_neighbours_are_delivered() {
     let sink = receiver.sink();
     let batch = events(0..100, "acme");
     receiver.refuses(&[&batch[0], &batch[41], &batch[99]]);
-    let verdicts = each(sink.write(&batch).await.expect("verdicts"), 100);
+    let verdicts = settled(&sink, &batch).await;
     for (n, verdict) in verdicts.into_iter().enumerate() {
         let is_bad = [0, 41, 99].contains(&n);
         let bad = Verdict::Rejected {
@@ -241,10 +238,7 @@ async fn a_receiver_that_asks_for_patience_gets_it() {
         let verdicts = each(sink.write(&batch).await.expect("verdicts"), 4);
         assert_eq!(verdicts, vec![again(wait); 4]);
     }
-    assert_eq!(
-        sink.write(&batch).await.expect("verdicts"),
-        Verdicts::AllAccepted
-    );
+    accept(&sink, &batch).await;
     assert_eq!(receiver.stored(), ids(&batch));
 }
 
@@ -269,10 +263,7 @@ async fn what_meets_every_event_alike_rejects_none() {
         7,
         "no redirect is followed, and nothing is halved"
     );
-    assert_eq!(
-        sink.write(&batch).await.expect("verdicts"),
-        Verdicts::AllAccepted
-    );
+    accept(&sink, &batch).await;
 }
 
 #[tokio::test]
@@ -330,10 +321,7 @@ async fn a_receiver_may_speak_of_each_event() {
         [Verdict::Accepted, Verdict::Duplicate, invalid, again(0)]
     );
     // An answer that cannot be read is its status.
-    assert_eq!(
-        sink.write(&batch).await.expect("verdicts"),
-        Verdicts::AllAccepted
-    );
+    accept(&sink, &batch).await;
 }
 
 #[tokio::test]
@@ -345,7 +333,7 @@ async fn an_event_above_the_bound_is_rejected_unsent_and_a_long_batch_goes_in_pa
         event.request_id = Some("x".repeat(30_000).into());
     }
     batch[4].request_id = Some("x".repeat(66_000).into());
-    let verdicts = each(sink.write(&batch).await.expect("verdicts"), 10);
+    let verdicts = settled(&sink, &batch).await;
     for (n, verdict) in verdicts.into_iter().enumerate() {
         let too_large = Verdict::Rejected {
             reason: "event_too_large",
@@ -382,10 +370,7 @@ async fn what_got_no_answer_is_no_verdict_and_the_same_bytes_again() {
         sink.write(&batch).await.expect_err("no verdict");
     }
     proxy.set(Fault::None);
-    assert_eq!(
-        sink.write(&batch).await.expect("verdicts"),
-        Verdicts::AllAccepted
-    );
+    accept(&sink, &batch).await;
     let bodies: BTreeSet<Bytes> = receiver
         .requests()
         .into_iter()

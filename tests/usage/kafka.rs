@@ -21,7 +21,7 @@ use tollgate::{
     sink::{KafkaSink, KafkaSinkBuilder, UsageSink, Verdict, Verdicts},
 };
 
-use super::sample::{NOON, each, event, events, left};
+use super::sample::{NOON, accept, each, event, events, left};
 
 const TOPIC: &str = "usage";
 const PARTITIONS: i32 = 3;
@@ -98,13 +98,6 @@ fn messages(cluster: &Cluster) -> Vec<Read> {
         });
     }
     messages
-}
-
-async fn accept(sink: &KafkaSink, batch: &[UsageEvent]) {
-    assert_eq!(
-        sink.write(batch).await.expect("verdicts"),
-        Verdicts::AllAccepted
-    );
 }
 
 #[tokio::test]

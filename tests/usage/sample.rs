@@ -6,7 +6,7 @@ use tollgate::{
     clock::Timestamp,
     id::{PlanName, TenantId},
     meter::{EventId, UsageEvent},
-    sink::{Verdict, Verdicts},
+    sink::{UsageSink, Verdict, Verdicts},
 };
 
 /// 2026-01-15T12:00:00Z.
@@ -45,6 +45,34 @@ pub(crate) fn each(verdicts: Verdicts, n: usize) -> Vec<Verdict> {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// The verdicts of a batch that is offered until each event has one: a write that takes long leaves some open.
+pub(crate) async fn settled(sink: &dyn UsageSink, batch: &[UsageEvent]) -> Vec<Verdict> {
+    let mut verdicts: Vec<Option<Verdict>> = vec![None; batch.len()];
+    for _ in 0..100 {
+        let open = batch
+            .iter()
+            .zip(&verdicts)
+            .filter(|(_, known)| known.is_none());
+        let open: Vec<UsageEvent> = open.map(|(event, _)| event.clone()).collect();
+        if open.is_empty() {
+            return verdicts.into_iter().flatten().collect();
+        }
+        let said = each(sink.write(&open).await.expect("verdicts"), open.len());
+        let places = verdicts.iter_mut().filter(|known| known.is_none());
+        for (known, said) in places.zip(said) {
+            let is_open = matches!(said, Verdict::Retry { .. });
+            *known = (!is_open).then_some(said);
+        }
+    }
+    panic!("no end: {verdicts:?}");
+}
+
+/// Every event is accepted.
+pub(crate) async fn accept(sink: &dyn UsageSink, batch: &[UsageEvent]) {
+    let verdicts = settled(sink, batch).await;
+    assert_eq!(verdicts, vec![Verdict::Accepted; batch.len()]);
 }
 
 /// The events that are to be offered again.

@@ -23,7 +23,7 @@ use tollgate::{
     },
 };
 
-use super::sample::{NOON, each, event, left, tenant};
+use super::sample::{NOON, accept, each, event, left, settled, tenant};
 use crate::common::{
     fault_proxy::{Fault, FaultProxy},
     stripe::{SECRET, StripeServer, Upset},
@@ -97,13 +97,6 @@ fn calls(n: u64) -> Vec<UsageEvent> {
     (0..n).map(|n| call(n, "acme", NOON, 10)).collect()
 }
 
-async fn accept(sink: &StripeMeterSink, batch: &[UsageEvent]) {
-    assert_eq!(
-        sink.write(batch).await.expect("verdicts"),
-        Verdicts::AllAccepted
-    );
-}
-
 #[tokio::test]
 async fn a_minute_of_a_tenant_is_one_value_for_each_meter() {
     let stand = Stand::start().await;
@@ -171,8 +164,7 @@ async fn a_batch_that_comes_again_counts_once() {
     assert!(stand.stripe.calls().iter().any(|call| call.is_replay));
     // Keys are forgotten at some time; the identifier is what counts.
     stand.clock.advance(Duration::from_secs(DAY - 60));
-    let again = stand.sink().write(&batch).await.expect("verdicts");
-    assert!(matches!(again, Verdicts::AllAccepted | Verdicts::Each(_)));
+    settled(&stand.sink(), &batch).await;
     assert_eq!(stand.totals("cus_acme"), (20, 200));
 }
 
@@ -182,7 +174,7 @@ async fn an_identifier_that_is_there_already_is_as_good_as_accepted() {
     let batch = calls(3);
     accept(&stand.sink(), &batch).await;
     stand.stripe.forget_keys();
-    let verdicts = each(stand.sink().write(&batch).await.expect("verdicts"), 3);
+    let verdicts = settled(&stand.sink(), &batch).await;
     assert_eq!(verdicts, [Verdict::Duplicate; 3]);
     assert_eq!(stand.totals("cus_acme"), (3, 30));
 }
@@ -306,12 +298,9 @@ async fn one_call_at_a_time_for_a_customer_and_meter_and_others_beside_it() {
     // Two recorders on one sink.
     let (first, second) = (batch(0), batch(100));
     let other = Arc::clone(&sink);
-    let writing = tokio::spawn(async move { other.write(&second).await });
+    let writing = tokio::spawn(async move { accept(&other, &second).await });
     accept(&sink, &first).await;
-    assert_eq!(
-        writing.await.expect("no panic").expect("verdicts"),
-        Verdicts::AllAccepted
-    );
+    writing.await.expect("all accepted");
     assert_eq!(stand.stripe.overlaps(), 0);
     let most = stand.stripe.most_at_once();
     assert!((2..=8).contains(&most), "{most}");
@@ -338,7 +327,7 @@ async fn what_stripe_would_not_take_is_not_sent_and_is_listed() {
         call(8, "initech", now, max),
         call(9, "initech", now, 1),
     ];
-    let verdicts = each(sink.write(&batch).await.expect("verdicts"), 9);
+    let verdicts = settled(&sink, &batch).await;
     let rejected = |reason| Verdict::Rejected { reason };
     assert_eq!(
         verdicts,
@@ -476,8 +465,8 @@ async fn events_sent_one_by_one_count_once_however_they_are_cut_into_batches() {
     let all = calls(12);
     accept(&sink(), &all[..7]).await;
     // After a crash, nobody knows where the cuts were.
-    sink().write(&all[3..10]).await.expect("verdicts");
-    sink().write(&all).await.expect("verdicts");
+    settled(&sink(), &all[3..10]).await;
+    settled(&sink(), &all).await;
     assert_eq!(stand.totals("cus_acme"), (12, 120));
 }
 
