@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 
 use super::{
-    CloudEvents, SinkError, UsageSink, Verdict, Verdicts,
+    CloudEvents, SinkError, UsageSink, Verdict, Verdicts, address,
     answer::{Said, Shut, said},
     isolate::{Deliver, Sent, isolate, unsettled},
 };
@@ -107,21 +107,9 @@ impl CloudEventsHttpSink {
     ///
     /// [`ConfigError`] when it is no URL with `http` or `https` and a host, or has a user and a password in it.
     pub fn new(client: impl HttpSend, url: &str) -> Result<Self, ConfigError> {
-        let fault = |reason: &'static str| ConfigError::new("url", reason);
-        let url: Uri = url
-            .parse()
-            .map_err(|source| fault("is no URL: write https://host/path").caused_by(source))?;
-        if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() {
-            return Err(fault("has no scheme or no host: write https://host/path"));
-        }
-        if url.authority().is_some_and(|it| it.as_str().contains('@')) {
-            return Err(fault(
-                "holds a credential that others may read: use `bearer` or `header`",
-            ));
-        }
         Ok(Self {
             client: Arc::new(client),
-            url,
+            url: address::read("url", url)?,
             encoder: CloudEvents::new(),
             fields: Vec::new(),
             is_single: false,

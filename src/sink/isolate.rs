@@ -68,6 +68,10 @@ pub(super) async fn isolate(
                 parts.extend([middle..part.end, part.start..middle]);
             }
             Sent::Later(after) => {
+                tracing::warn!(
+                    ?after,
+                    "a usage sink asks for patience: the rest will be offered again"
+                );
                 parts.push(part);
                 for part in parts.drain(..) {
                     settle(&mut verdicts, part, Verdict::Retry { after });

@@ -4,6 +4,9 @@
 //! until the sink has accepted or rejected it, so a sink must write an event that it gets twice once: the event
 //! id tells. Sinks compose: [`FanOut`] writes to several, [`Filter`] to one that wants some of the events only.
 //!
+//! ClickHouse, Kafka, CloudEvents over HTTP and Stripe's meters are sinks of this crate, each behind its feature; the
+//! guide's page on [sinks](crate::guide::sinks) says what each promises and for how long.
+//!
 //! ```
 //! use tollgate::{
 //!     clock::Timestamp,
@@ -30,6 +33,7 @@
 //! # }
 //! ```
 
+mod address;
 mod answer;
 #[cfg(feature = "clickhouse")]
 mod click_house;

@@ -22,7 +22,7 @@ use self::{
     table::{EVENTS, check},
 };
 use super::{
-    SinkError, UsageSink, Verdict, Verdicts,
+    SinkError, UsageSink, Verdict, Verdicts, address,
     isolate::{Deliver, Sent, isolate, unsettled},
 };
 use crate::{error::ConfigError, meter::UsageEvent};
@@ -190,19 +190,7 @@ impl ClickHouseSink {
     ///
     /// [`ConfigError`] when it is no `http` or `https` URL with a host, or has a user and a password in it.
     pub fn builder(url: &str) -> Result<ClickHouseSinkBuilder, ConfigError> {
-        let fault = |reason: &'static str| ConfigError::new("url", reason);
-        let parsed: http::Uri = url
-            .parse()
-            .map_err(|source| fault("is no URL: write http://host:8123").caused_by(source))?;
-        if !matches!(parsed.scheme_str(), Some("http" | "https")) || parsed.host().is_none() {
-            return Err(fault("has no scheme or no host: write http://host:8123"));
-        }
-        if parsed
-            .authority()
-            .is_some_and(|it| it.as_str().contains('@'))
-        {
-            return Err(fault("holds a password that others may read: use `user`"));
-        }
+        address::read("url", url)?;
         Ok(ClickHouseSinkBuilder {
             client: Client::default().with_url(url),
             database: Box::from("default"),
@@ -260,7 +248,10 @@ impl Deliver for Sending<'_> {
                 let n = n_refusals.fetch_add(1, Ordering::Relaxed);
                 let after =
                     Duration::from_secs(1 << n.min(MAX_DOUBLINGS)).min(Duration::from_secs(60));
-                tracing::warn!(?after, "ClickHouse has too many parts: usage waits");
+                tracing::warn!(
+                    n,
+                    "ClickHouse has too many parts: give the recorder larger batches"
+                );
                 Sent::Later(after)
             }
             Fault::OfRows(reason) => Sent::Refused(reason),

@@ -4,13 +4,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use http::{HeaderValue, Uri};
+use http::HeaderValue;
 
 use super::{StripeCustomers, StripeMeter, StripeMeterSink, call::Caller, unit::Grouping};
 use crate::{
     clock::{Clock, SystemClock},
     error::ConfigError,
     http_send::HttpSend,
+    sink::address,
 };
 
 /// The version of Stripe's API that this crate was written for.
@@ -123,15 +124,8 @@ impl StripeMeterSinkBuilder {
                 return Err(ConfigError::new(format!("meters[{place}]"), reason));
             }
         }
-        let url: Uri = format!("{}{PATH}", self.base_url.trim_end_matches('/'))
-            .parse()
-            .map_err(|source| {
-                ConfigError::new("base_url", "is no URL: write https://host").caused_by(source)
-            })?;
-        if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() {
-            let reason = "has no scheme or no host: write https://host";
-            return Err(ConfigError::new("base_url", reason));
-        }
+        let url = format!("{}{PATH}", self.base_url.trim_end_matches('/'));
+        let url = address::read("base_url", &url)?;
         let mut authorization = field("secret", &self.secret, &format!("Bearer {}", self.secret))?;
         authorization.set_sensitive(true);
         let version = field("api_version", &self.api_version, &self.api_version)?;
