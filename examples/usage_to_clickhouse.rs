@@ -5,10 +5,12 @@
 //! `CLICKHOUSE_URL=http://host:8123` names a server. The last line is `calls=600 counted=600 errors=60`.
 
 use std::{
+    convert::Infallible,
     env,
     error::Error,
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
+    sync::Arc,
 };
 
 use clickhouse::Client;
@@ -42,23 +44,16 @@ fn start_server(folder: &std::path::Path) -> Outcome<(Child, String)> {
     Ok((server, format!("http://127.0.0.1:{port}")))
 }
 
-/// Serves the calls behind a gate that writes to the sink, and says what it wrote.
+/// Serves the calls behind a gate that writes to the sink, and delivers their events once more.
 async fn serve(sink: ClickHouseSink) -> Outcome<()> {
     let copy = MemorySink::new();
-    let sink = std::sync::Arc::new(sink);
+    let sink = Arc::new(sink);
     let gate = Tollgate::builder()
         .plans([Plan::new("pro").rule(Rate::per_second(1_000_000))])
-        .usage(
-            FanOut::new()
-                .with(std::sync::Arc::clone(&sink))
-                .with(copy.clone()),
-        )
+        .usage(FanOut::new().with(Arc::clone(&sink)).with(copy.clone()))
         .build()?;
-    let key = gate
-        .keys()
-        .issue(NewKey::for_tenant("acme").plan("pro"))
-        .await?
-        .key;
+    let new = NewKey::for_tenant("acme").plan("pro");
+    let key = gate.keys().issue(new).await?.key;
     let service = gate
         .layer()
         .layer(service_fn(async |request: Request<String>| {
@@ -66,7 +61,7 @@ async fn serve(sink: ClickHouseSink) -> Outcome<()> {
             if request.uri().path().ends_with('0') {
                 *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             }
-            Ok::<_, std::convert::Infallible>(answer)
+            Ok::<_, Infallible>(answer)
         }));
     for n in 0..CALLS {
         let request = Request::get(format!("/v1/items/{n}")).header("x-api-key", key.expose());
@@ -83,23 +78,10 @@ async fn serve(sink: ClickHouseSink) -> Outcome<()> {
     Ok(())
 }
 
+/// Prints what the views say.
 async fn report(client: &Client) -> Outcome<()> {
-    let hours =
-        "SELECT toString(hour), tenant, requests FROM usage_requests_per_hour ORDER BY hour";
-    for (hour, tenant, requests) in client
-        .query(hours)
-        .fetch_all::<(String, String, u64)>()
-        .await?
-    {
-        println!("{hour} {tenant}: {requests} requests");
-    }
-    let latencies =
-        "SELECT toString(day), p50_micros, p99_micros FROM usage_latency_daily ORDER BY day";
-    for (day, p50, p99) in client
-        .query(latencies)
-        .fetch_all::<(String, u64, u64)>()
-        .await?
-    {
+    let days = "SELECT toString(day), p50_micros, p99_micros FROM usage_latency_daily";
+    for (day, p50, p99) in client.query(days).fetch_all::<(String, u64, u64)>().await? {
         println!("{day}: half within {p50} µs, 99 of 100 within {p99} µs");
     }
     let totals = "SELECT sum(requests), sum(errors) FROM usage_errors_by_endpoint";

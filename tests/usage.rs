@@ -20,3 +20,5 @@ mod sample;
 mod stripe_emulator;
 #[path = "usage/stripe_meter.rs"]
 mod stripe_meter;
+#[path = "usage/stripe_rejects.rs"]
+mod stripe_rejects;

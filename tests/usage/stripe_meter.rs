@@ -1,12 +1,9 @@
 //! Stripe's meter events, to the emulator.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     error::Error,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,22 +20,19 @@ use tollgate::{
     },
 };
 
-use super::sample::{NOON, accept, each, event, left, settled, tenant};
-use crate::common::{
-    fault_proxy::{Fault, FaultProxy},
-    stripe::{SECRET, StripeServer, Upset},
-};
+use super::sample::{NOON, accept, each, event, left, settled};
+use crate::common::stripe::{SECRET, StripeServer, Upset};
 
-const DAY: u64 = 24 * 60 * 60;
+pub(super) const DAY: u64 = 24 * 60 * 60;
 
-struct Stand {
-    stripe: StripeServer,
-    clock: ManualClock,
+pub(super) struct Stand {
+    pub(super) stripe: StripeServer,
+    pub(super) clock: ManualClock,
 }
 
 /// Tenant `t1` is customer `cus_t1`, but for `nobody`.
 #[derive(Debug)]
-struct Customers;
+pub(super) struct Customers;
 
 #[async_trait]
 impl StripeCustomers for Customers {
@@ -52,13 +46,13 @@ impl StripeCustomers for Customers {
 }
 
 impl Stand {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let clock = ManualClock::at(Timestamp::from_unix_seconds(NOON + 30));
         let stripe = StripeServer::start(Arc::new(clock.clone())).await;
         Self { stripe, clock }
     }
 
-    fn builder_at(&self, url: String) -> StripeMeterSinkBuilder {
+    pub(super) fn builder_at(&self, url: String) -> StripeMeterSinkBuilder {
         let client = ReqwestSend::with_timeout(Duration::from_millis(400)).expect("a client");
         StripeMeterSink::builder(client, SECRET, Customers)
             .base_url(url)
@@ -70,30 +64,30 @@ impl Stand {
     }
 
     /// A sink that counts calls and tokens.
-    fn sink(&self) -> StripeMeterSink {
+    pub(super) fn sink(&self) -> StripeMeterSink {
         with_meters(self.builder()).build().expect("a sink")
     }
 
-    fn totals(&self, customer: &str) -> (u128, u128) {
+    pub(super) fn totals(&self, customer: &str) -> (u128, u128) {
         let total = |meter| self.stripe.meter_total(customer, meter);
         (total("calls"), total("tokens"))
     }
 }
 
-fn with_meters(builder: StripeMeterSinkBuilder) -> StripeMeterSinkBuilder {
+pub(super) fn with_meters(builder: StripeMeterSinkBuilder) -> StripeMeterSinkBuilder {
     builder
         .meter(StripeMeter::calls("calls").expect("a name"))
         .meter(StripeMeter::quantity("tokens", "tokens").expect("a name"))
 }
 
 /// A call that used tokens.
-fn call(sequence: u64, of: &str, second: u64, tokens: u64) -> UsageEvent {
+pub(super) fn call(sequence: u64, of: &str, second: u64, tokens: u64) -> UsageEvent {
     let mut event = event(sequence, of, second);
     event.quantities.insert(Arc::from("tokens"), tokens);
     event
 }
 
-fn calls(n: u64) -> Vec<UsageEvent> {
+pub(super) fn calls(n: u64) -> Vec<UsageEvent> {
     (0..n).map(|n| call(n, "acme", NOON, 10)).collect()
 }
 
@@ -310,150 +304,6 @@ async fn one_call_at_a_time_for_a_customer_and_meter_and_others_beside_it() {
 }
 
 #[tokio::test]
-async fn what_stripe_would_not_take_is_not_sent_and_is_listed() {
-    let stand = Stand::start().await;
-    let sink = stand.sink();
-    let now = NOON + 30;
-    let max = 999_999_999_999_999;
-    let batch = [
-        call(1, "acme", now - 35 * DAY - 61, 7),
-        call(2, "acme", now - 35 * DAY + 61, 7),
-        call(3, "acme", now + 200, 7),
-        call(4, "acme", now + 361, 7),
-        call(5, "nobody", now, 7),
-        call(6, "acme", now, max + 1),
-        call(7, "acme", now, u64::MAX),
-        // Together more than 15 digits: in two values.
-        call(8, "initech", now, max),
-        call(9, "initech", now, 1),
-    ];
-    let verdicts = settled(&sink, &batch).await;
-    let rejected = |reason| Verdict::Rejected { reason };
-    assert_eq!(
-        verdicts,
-        [
-            rejected("older_than_35_days"),
-            Verdict::Accepted,
-            Verdict::Accepted,
-            rejected("ahead_of_time"),
-            rejected("no_stripe_customer"),
-            rejected("value_too_many_digits"),
-            rejected("value_too_many_digits"),
-            Verdict::Accepted,
-            Verdict::Accepted,
-        ]
-    );
-    assert_eq!(stand.totals("cus_acme"), (2, 14));
-    assert_eq!(stand.totals("cus_initech"), (2, u128::from(max) + 1));
-    assert!(
-        stand.stripe.calls().iter().all(|call| call.status == 200),
-        "nothing was sent in vain"
-    );
-    let listed: BTreeSet<_> = sink
-        .corrections()
-        .into_iter()
-        .map(|it| (it.reason, it.event_name.to_string(), it.value))
-        .collect();
-    let row = |reason, meter: &str, value| (reason, meter.to_owned(), value);
-    for expected in [
-        row("older_than_35_days", "tokens", 7),
-        row("ahead_of_time", "calls", 1),
-        row("no_stripe_customer", "tokens", 7),
-        row("value_too_many_digits", "calls", 1),
-        row("value_too_many_digits", "tokens", u64::MAX),
-    ] {
-        assert!(listed.contains(&expected), "{expected:?} in {listed:?}");
-    }
-}
-
-#[tokio::test]
-async fn what_was_never_answered_is_not_sent_after_a_day() {
-    let stand = Stand::start().await;
-    let proxy = FaultProxy::before(stand.stripe.port()).await;
-    let sink = with_meters(stand.builder_at(format!("http://{}", proxy.addr)))
-        .build()
-        .expect("a sink");
-    let batch = calls(2);
-    proxy.set(Fault::CutAfter(0));
-    sink.write(&batch).await.expect_err("no answer");
-    proxy.set(Fault::None);
-    stand.clock.advance(Duration::from_secs(DAY));
-    let verdicts = each(sink.write(&batch).await.expect("verdicts"), 2);
-    assert_eq!(
-        verdicts,
-        [Verdict::Rejected {
-            reason: "unknown_for_a_day"
-        }; 2]
-    );
-    // Stripe would have taken it as new.
-    assert_eq!(stand.totals("cus_acme"), (2, 20));
-    assert!(!sink.corrections().is_empty());
-}
-
-#[tokio::test]
-async fn a_wrong_key_rejects_nothing_and_shows_nowhere() {
-    let stand = Stand::start().await;
-    let client = ReqwestSend::new().expect("a client");
-    let builder =
-        StripeMeterSink::builder(client, "hunter2", Customers).base_url(stand.stripe.url());
-    let sink = with_meters(builder)
-        .clock(Arc::new(stand.clock.clone()))
-        .build()
-        .expect("a sink");
-    let error = sink.write(&calls(2)).await.expect_err("no verdict");
-    let cause = error.source().expect("a cause").to_string();
-    assert!(cause.contains("401"), "{cause}");
-    assert!(!format!("{sink:?} {error:?}").contains("hunter2"));
-}
-
-#[tokio::test]
-async fn a_customer_who_cannot_be_looked_up_waits_and_others_do_not() {
-    #[derive(Debug, Default)]
-    struct Flaky(AtomicBool);
-
-    #[async_trait]
-    impl StripeCustomers for Flaky {
-        async fn customer(
-            &self,
-            tenant: &TenantId,
-        ) -> Result<Option<Arc<str>>, Box<dyn Error + Send + Sync>> {
-            if tenant.as_str() == "flaky" && !self.0.load(Ordering::SeqCst) {
-                return Err("the database is away".into());
-            }
-            Customers.customer(tenant).await
-        }
-    }
-
-    let stand = Stand::start().await;
-    let customers = Arc::new(Flaky::default());
-    let client = ReqwestSend::new().expect("a client");
-    let builder = StripeMeterSink::builder(client, SECRET, Arc::clone(&customers))
-        .base_url(stand.stripe.url());
-    let sink = with_meters(builder)
-        .clock(Arc::new(stand.clock.clone()))
-        .build()
-        .expect("a sink");
-    let batch = vec![call(1, "flaky", NOON, 1), call(2, "acme", NOON, 1)];
-    let verdicts = each(sink.write(&batch).await.expect("verdicts"), 2);
-    assert_eq!(
-        verdicts,
-        [
-            Verdict::Retry {
-                after: Duration::ZERO
-            },
-            Verdict::Accepted
-        ]
-    );
-    let batch = left(batch, &verdicts);
-    sink.write(&batch)
-        .await
-        .expect_err("nothing at all is known");
-    customers.0.store(true, Ordering::SeqCst);
-    accept(&sink, &batch).await;
-    assert_eq!(stand.totals("cus_flaky"), (1, 1));
-}
-
-#[tokio::test]
 async fn events_sent_one_by_one_count_once_however_they_are_cut_into_batches() {
     let stand = Stand::start().await;
     let sink = || {
@@ -468,39 +318,6 @@ async fn events_sent_one_by_one_count_once_however_they_are_cut_into_batches() {
     settled(&sink(), &all[3..10]).await;
     settled(&sink(), &all).await;
     assert_eq!(stand.totals("cus_acme"), (12, 120));
-}
-
-#[test]
-fn settings_that_cannot_work_are_refused() {
-    let builder = |secret: &str| {
-        let customers: HashMap<TenantId, Arc<str>> =
-            HashMap::from([(tenant("acme"), Arc::from("cus_1"))]);
-        StripeMeterSink::builder(ReqwestSend::new().expect("a client"), secret, customers)
-    };
-    let calls = || StripeMeter::calls("calls").expect("a name");
-    let fault =
-        |builder: StripeMeterSinkBuilder| builder.build().expect_err("a fault").path().to_owned();
-    assert_eq!(fault(builder("x")), "meters");
-    assert_eq!(
-        fault(builder("x").meter(calls()).meter(calls())),
-        "meters[1]"
-    );
-    assert_eq!(fault(builder("").meter(calls())), "secret");
-    assert_eq!(fault(builder("a\nb").meter(calls())), "secret");
-    assert_eq!(
-        fault(builder("x").meter(calls()).base_url("stripe")),
-        "base_url"
-    );
-    assert_eq!(
-        fault(builder("x").meter(calls()).api_version("")),
-        "api_version"
-    );
-    for name in ["", &"x".repeat(101)] {
-        assert_eq!(
-            StripeMeter::calls(name).expect_err("a fault").path(),
-            "event_name"
-        );
-    }
 }
 
 #[derive(Clone, Debug)]
