@@ -50,7 +50,7 @@
 //!
 //! The [`guide`] explains the [architecture](guide::architecture), the [order of the
 //! layers](guide::layer_order), each [default](guide::defaults), each [error](guide::errors) and what each
-//! [failure](guide::failure) does. It has pages on [streams and long connections](guide::streaming),
+//! [failure](guide::failure) does. It has pages on [streams and long connections](guide::streaming), [sinks](guide::sinks),
 //! [gRPC](guide::grpc), [metrics](guide::metrics) and [restarts](guide::restart), and on access tokens and Redis
 //! with their features.
 //!
@@ -60,11 +60,14 @@
 //!
 //! - `axum`: extractors for [`Tenant`], [`Identity`], [`Meter`] and [`CostScope`](meter::CostScope); route
 //!   templates and peer addresses as axum knows them.
+//! - `clickhouse`: usage in ClickHouse.
 //! - `conformance`: test suites for your own key, tenant and limit stores.
 //! - `grpc`: errors in gRPC's form, metering by `grpc-status`, and routes of gRPC methods.
 //! - `jwt`: access tokens of an identity provider beside API keys.
+//! - `kafka`: usage in Kafka.
 //! - `redis`: limits, keys, tenants and plans shared by all processes, and counters of usage.
 //! - `reqwest`: an HTTP client; with `jwt`, a provider's keys from their address.
+//! - `stripe`: usage as Stripe's meter events.
 //! - `toml`: [`Document`]s read from and written as TOML.
 //! - `usage`: minutes of usage with their latencies.
 //! - `full`: all of them.

@@ -6,10 +6,20 @@
     reason = "shared with the other test targets"
 )]
 mod common;
+#[path = "usage/clickhouse.rs"]
+mod clickhouse;
+#[path = "usage/cloud_events_http.rs"]
+mod cloud_events_http;
 #[path = "usage/country.rs"]
 mod country;
+#[path = "usage/delivery.rs"]
+mod delivery;
 #[path = "usage/deprecation.rs"]
 mod deprecation;
+#[path = "usage/kafka.rs"]
+mod kafka;
+#[path = "usage/kill.rs"]
+mod kill;
 #[path = "usage/margin.rs"]
 mod margin;
 #[path = "usage/minutes.rs"]
@@ -18,6 +28,8 @@ mod minutes;
 mod postgres_sink;
 #[path = "usage/postgres_stores.rs"]
 mod postgres_stores;
+#[path = "usage/postgres_support.rs"]
+mod postgres_support;
 #[path = "usage/query.rs"]
 mod query;
 #[path = "usage/reconcile.rs"]
@@ -28,17 +40,19 @@ mod redis_stream;
 mod rollup;
 #[path = "usage/row_level_security.rs"]
 mod row_level_security;
+#[path = "usage/sample.rs"]
+mod sample;
 #[path = "usage/sla.rs"]
 mod sla;
-#[path = "usage/support.rs"]
-mod support;
-#[path = "usage/delivery.rs"]
-mod delivery;
-#[path = "usage/kill.rs"]
-mod kill;
-#[path = "usage/postgres_support.rs"]
-mod postgres_support;
 #[path = "usage/spool.rs"]
 mod spool;
 #[path = "usage/stand.rs"]
 mod stand;
+#[path = "usage/stripe_emulator.rs"]
+mod stripe_emulator;
+#[path = "usage/stripe_meter.rs"]
+mod stripe_meter;
+#[path = "usage/stripe_rejects.rs"]
+mod stripe_rejects;
+#[path = "usage/support.rs"]
+mod support;

@@ -29,6 +29,7 @@
     all(feature = "postgres", feature = "usage"),
     doc = "- [`insight`]: what usage says: questions, objectives, drift, deprecated versions, margins."
 )]
+//! - [`sinks`]: each destination of usage: what it promises, what to set on its server, its limits.
 //! - [`metrics`]: every metric with its labels, and what to watch.
 
 #[doc = include_str!("architecture.md")]
@@ -68,6 +69,9 @@ pub mod redis {}
 #[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]
 #[doc = include_str!("tokens.md")]
 pub mod tokens {}
+
+#[doc = include_str!("sinks.md")]
+pub mod sinks {}
 
 #[doc = include_str!("streaming.md")]
 pub mod streaming {}
