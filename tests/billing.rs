@@ -6,3 +6,10 @@
     reason = "shared with the other test targets"
 )]
 mod common;
+
+#[path = "billing/invoice.rs"]
+mod invoice;
+#[path = "billing/pricing.rs"]
+mod pricing;
+#[path = "billing/pricing_faults.rs"]
+mod pricing_faults;

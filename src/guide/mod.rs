@@ -16,6 +16,8 @@
     feature = "redis",
     doc = "- [`redis`]: what limits in Redis promise and what they cost."
 )]
+//! - [`pricing`]: each price model with a worked example, rounding, plans that change within a period.
+//! - [`invoices`]: drafts of invoices, corrections for what arrives late, and where drafts go.
 //! - [`metrics`]: every metric with its labels, and what to watch.
 
 #[doc = include_str!("architecture.md")]
@@ -54,3 +56,9 @@ pub mod metrics {}
 
 #[doc = include_str!("restart.md")]
 pub mod restart {}
+
+#[doc = include_str!("pricing.md")]
+pub mod pricing {}
+
+#[doc = include_str!("invoices.md")]
+pub mod invoices {}
