@@ -9,6 +9,8 @@ mod common;
 
 #[path = "billing/invoice.rs"]
 mod invoice;
+#[path = "billing/invoice_sinks.rs"]
+mod invoice_sinks;
 #[path = "billing/pricing.rs"]
 mod pricing;
 #[path = "billing/pricing_faults.rs"]

@@ -31,8 +31,13 @@
 //! ```
 
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres_invoices;
 mod sink;
 
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::postgres_invoices::PostgresInvoices;
 pub use self::{
     memory::MemoryInvoices,
     sink::{InvoiceSink, InvoiceSinkError, Issued},

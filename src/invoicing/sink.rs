@@ -23,6 +23,9 @@ pub enum InvoiceSinkError {
         "another invoice of this tenant, period and version was issued: make the next version of it"
     )]
     Conflict,
+    /// What is kept of an invoice cannot be read.
+    #[error("a kept invoice cannot be read")]
+    Corrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The sink cannot take this draft as it is.
     #[error("the invoice was refused")]
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -8,7 +8,8 @@ use sqlx::{
 };
 
 /// Number, name and statements.
-const MIGRATIONS: &[(i64, &str, &str)] = &[];
+const MIGRATIONS: &[(i64, &str, &str)] =
+    &[(5, "invoices", include_str!("migrations/0005_invoices.sql"))];
 
 #[derive(Debug)]
 pub(super) struct Embedded;

@@ -124,8 +124,12 @@ impl Money {
                 error
             })
         })?;
-        let minor = i128::try_from(minor).map_err(|_| MoneyError::TooLarge)?;
-        let minor = if is_negative { -minor } else { minor };
+        let minor = if is_negative {
+            0_i128.checked_sub_unsigned(minor)
+        } else {
+            0_i128.checked_add_unsigned(minor)
+        };
+        let minor = minor.ok_or(MoneyError::TooLarge)?;
         Ok(Self { minor, currency })
     }
 
