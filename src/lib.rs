@@ -63,6 +63,7 @@
 //! - `conformance`: test suites for your own key, tenant and limit stores.
 //! - `grpc`: errors in gRPC's form, metering by `grpc-status`, and routes of gRPC methods.
 //! - `jwt`: access tokens of an identity provider beside API keys.
+//! - `openapi`: the API's OpenAPI document, of which each caller sees what they may use.
 //! - `redis`: limits shared by all processes.
 //! - `reqwest`: an HTTP client; with `jwt`, a provider's keys from their address.
 //! - `toml`: [`Document`]s read from and written as TOML.
@@ -106,6 +107,9 @@ pub mod invoicing;
 pub mod limit;
 mod listeners;
 pub mod meter;
+#[cfg(feature = "openapi")]
+#[cfg_attr(docsrs, doc(cfg(feature = "openapi")))]
+pub mod openapi;
 pub mod plan;
 #[cfg(feature = "postgres")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]

@@ -11,6 +11,8 @@ mod common;
 mod invoice;
 #[path = "billing/invoice_sinks.rs"]
 mod invoice_sinks;
+#[path = "billing/openapi.rs"]
+mod openapi;
 #[path = "billing/pricing.rs"]
 mod pricing;
 #[path = "billing/pricing_faults.rs"]

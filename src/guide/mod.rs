@@ -16,6 +16,10 @@
     feature = "redis",
     doc = "- [`redis`]: what limits in Redis promise and what they cost."
 )]
+#![cfg_attr(
+    feature = "openapi",
+    doc = "- [`openapi`]: what each caller sees of the API's document."
+)]
 //! - [`pricing`]: each price model with a worked example, rounding, plans that change within a period.
 //! - [`invoices`]: drafts of invoices, corrections for what arrives late, and where drafts go.
 //! - [`metrics`]: every metric with its labels, and what to watch.
@@ -56,6 +60,11 @@ pub mod metrics {}
 
 #[doc = include_str!("restart.md")]
 pub mod restart {}
+
+#[cfg(feature = "openapi")]
+#[cfg_attr(docsrs, doc(cfg(feature = "openapi")))]
+#[doc = include_str!("openapi.md")]
+pub mod openapi {}
 
 #[doc = include_str!("pricing.md")]
 pub mod pricing {}
