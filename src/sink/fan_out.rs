@@ -384,7 +384,7 @@ impl UsageSink for FanOut {
 }
 
 /// Runs futures side by side in one task and collects what they give, in their order.
-async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+pub(super) async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
     let mut running: Vec<Result<F::Output, Pin<Box<F>>>> = futures
         .into_iter()
         .map(|future| Err(Box::pin(future)))

@@ -30,17 +30,38 @@
 //! # }
 //! ```
 
+mod answer;
+#[cfg(feature = "clickhouse")]
+mod click_house;
 mod cloud_events;
+mod cloud_events_http;
 mod fan_out;
 mod filter;
+mod isolate;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod log;
 mod memory;
 mod offer;
+#[cfg(feature = "stripe")]
+mod stripe_meter;
 mod usage_sink;
 
+#[cfg(feature = "clickhouse")]
+#[cfg_attr(docsrs, doc(cfg(feature = "clickhouse")))]
+pub use self::click_house::{ClickHouseSink, ClickHouseSinkBuilder, ClickHouseStartError};
+#[cfg(feature = "kafka")]
+#[cfg_attr(docsrs, doc(cfg(feature = "kafka")))]
+pub use self::kafka::{KafkaSink, KafkaSinkBuilder};
 pub(crate) use self::offer::offer;
+#[cfg(feature = "stripe")]
+#[cfg_attr(docsrs, doc(cfg(feature = "stripe")))]
+pub use self::stripe_meter::{
+    Correction, StripeCustomers, StripeMeter, StripeMeterSink, StripeMeterSinkBuilder,
+};
 pub use self::{
     cloud_events::{CloudEvent, CloudEventBatch, CloudEvents},
+    cloud_events_http::CloudEventsHttpSink,
     fan_out::{FanOut, SinkCounters},
     filter::Filter,
     log::LogSink,

@@ -1,5 +1,6 @@
 //! What the tests of every room share: a real server on a free port and real clients.
 
+pub(crate) mod clickhouse;
 pub(crate) mod far_stores;
 pub(crate) mod fault_proxy;
 mod http_server;

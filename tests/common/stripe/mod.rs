@@ -15,7 +15,7 @@ use std::{
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -233,6 +233,11 @@ impl StripeServer {
         self.books().delay = delay;
     }
 
+    /// Forgets every idempotency key, as Stripe does after a day.
+    pub(crate) fn forget_keys(&self) {
+        self.books().keys.clear();
+    }
+
     /// Every call so far.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.books().calls.clone()
@@ -310,7 +315,14 @@ async fn answer(books: &Mutex<Books>, locks: &Locks, request: Request<Incoming>)
         let mut books = books.lock().expect("no panic holds the lock");
         books.calls[place].status = reply.status.as_u16();
         books.calls[place].is_replay = is_replay;
-        rendered(&reply, None)
+        let mut response = rendered(&reply, None);
+        if is_replay {
+            let replayed = HeaderValue::from_static("true");
+            response
+                .headers_mut()
+                .insert("idempotent-replayed", replayed);
+        }
+        response
     };
     if text(&parts.headers, "authorization") != Some(format!("Bearer {SECRET}")) {
         return finish(Reply::error(401, "", "Invalid API Key provided"), false);
