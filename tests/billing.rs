@@ -13,7 +13,11 @@ mod invoice;
 mod invoice_sinks;
 #[path = "billing/openapi.rs"]
 mod openapi;
+#[path = "billing/openapi_random.rs"]
+mod openapi_random;
 #[path = "billing/pricing.rs"]
 mod pricing;
 #[path = "billing/pricing_faults.rs"]
 mod pricing_faults;
+#[path = "billing/stripe_items.rs"]
+mod stripe_items;

@@ -34,10 +34,15 @@ mod memory;
 #[cfg(feature = "postgres")]
 mod postgres_invoices;
 mod sink;
+#[cfg(feature = "stripe")]
+mod stripe_items;
 
 #[cfg(feature = "postgres")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
 pub use self::postgres_invoices::PostgresInvoices;
+#[cfg(feature = "stripe")]
+#[cfg_attr(docsrs, doc(cfg(feature = "stripe")))]
+pub use self::stripe_items::{StripeInvoiceItems, StripeInvoiceItemsBuilder};
 pub use self::{
     memory::MemoryInvoices,
     sink::{InvoiceSink, InvoiceSinkError, Issued},
