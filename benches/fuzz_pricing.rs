@@ -4,8 +4,10 @@
 //! valid ones with bytes, numbers and words changed, and soup of JSON words. What is read is rated at edges up to
 //! `u64::MAX`. A panic ends it and shows the seed; else it prints the cases, how many were read and rated, and crashes 0.
 
+#[path = "common/dice.rs"]
+mod dice;
+
 use std::{
-    env,
     panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, Instant},
 };
@@ -16,25 +18,14 @@ use tollgate::{
     pricing::{BillingPeriod, Part, UsageTotals, Used, rate},
 };
 
-/// SplitMix64: small, and the same numbers for a seed for ever.
-struct Dice(u64);
+use self::dice::{Dice, number};
 
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
+fn below(dice: &mut Dice, n: usize) -> usize {
+    (dice.next() % n as u64) as usize
+}
 
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn of<'a>(&mut self, words: &[&'a str]) -> &'a str {
-        words[self.below(words.len())]
-    }
+fn one_of<'a>(dice: &mut Dice, words: &[&'a str]) -> &'a str {
+    words[below(dice, words.len())]
 }
 
 const NUMBERS: [&str; 24] = [
@@ -103,14 +94,14 @@ const MARKS: [&str; 7] = ["{", "}", "[", "]", ":", ",", " "];
 
 /// A document that is often valid.
 fn prices(dice: &mut Dice) -> String {
-    let amount = |dice: &mut Dice| dice.of(&NUMBERS[13..20]).to_owned();
+    let amount = |dice: &mut Dice| one_of(dice, &NUMBERS[13..20]).to_owned();
     let tiers = |dice: &mut Dice| {
         let mut last = 0_u64;
         let mut text = String::from("[");
-        for _ in 0..dice.below(4) {
+        for _ in 0..below(dice, 4) {
             let first = last + 1;
-            last += 1 + dice.below(2_000) as u64;
-            let from = if dice.below(2) == 0 {
+            last += 1 + below(dice, 2_000) as u64;
+            let from = if below(dice, 2) == 0 {
                 format!("\"from\": {first}, ")
             } else {
                 String::new()
@@ -120,14 +111,14 @@ fn prices(dice: &mut Dice) -> String {
         text + &format!("{{\"price\": {}}}]", amount(dice))
     };
     let mut meters = Vec::new();
-    for n in 0..1 + dice.below(3) {
+    for n in 0..1 + below(dice, 3) {
         let mut meter = format!("{{\"meter\": \"m{n}\"");
-        match dice.below(5) {
+        match below(dice, 5) {
             0 => meter += &format!(", \"model\": \"per_unit\", \"price\": {}", amount(dice)),
             1 => meter += &format!(", \"model\": \"graduated\", \"tiers\": {}", tiers(dice)),
             2 => meter += &format!(", \"model\": \"volume\", \"tiers\": {}", tiers(dice)),
             3 => {
-                let (size, partial) = (dice.of(&NUMBERS[1..9]), dice.of(&WORDS[32..]));
+                let (size, partial) = (one_of(dice, &NUMBERS[1..9]), one_of(dice, &WORDS[32..]));
                 meter += &format!(
                     ", \"model\": \"package\", \"size\": {size}, \"partial\": {partial}, \"price\": {}",
                     amount(dice)
@@ -142,9 +133,9 @@ fn prices(dice: &mut Dice) -> String {
             ("minimum", 4),
             ("cap", 4),
         ] {
-            if dice.below(chance) == 0 {
+            if below(dice, chance) == 0 {
                 let value = if field == "included" {
-                    dice.of(&NUMBERS[..9]).to_owned()
+                    one_of(dice, &NUMBERS[..9]).to_owned()
                 } else {
                     amount(dice)
                 };
@@ -153,7 +144,7 @@ fn prices(dice: &mut Dice) -> String {
         }
         meters.push(meter + "}");
     }
-    let currency = dice.of(&WORDS[24..27]);
+    let currency = one_of(dice, &WORDS[24..27]);
     format!(
         "{{\"currency\": {currency}, \"fees\": [{{\"name\": \"base\", \"amount\": \"29\"}}], \"meters\": [{}]}}",
         meters.join(", ")
@@ -162,21 +153,21 @@ fn prices(dice: &mut Dice) -> String {
 
 fn mutated(dice: &mut Dice, text: String) -> String {
     let mut bytes = text.into_bytes();
-    for _ in 0..dice.below(4) {
-        let at = dice.below(bytes.len().max(1));
-        let word = match dice.below(4) {
-            0 => dice.of(&NUMBERS),
-            1 => dice.of(&WORDS),
-            _ => dice.of(&MARKS),
+    for _ in 0..below(dice, 4) {
+        let at = below(dice, bytes.len().max(1));
+        let word = match below(dice, 4) {
+            0 => one_of(dice, &NUMBERS),
+            1 => one_of(dice, &WORDS),
+            _ => one_of(dice, &MARKS),
         };
-        match dice.below(4) {
+        match below(dice, 4) {
             0 => drop(bytes.splice(at..at, word.bytes())),
             1 => {
-                let end = (at + dice.below(12)).min(bytes.len());
+                let end = (at + below(dice, 12)).min(bytes.len());
                 bytes.splice(at.min(end)..end, word.bytes());
             }
             2 if !bytes.is_empty() => bytes[at] = dice.next() as u8,
-            _ => bytes.truncate(bytes.len() - dice.below(2).min(bytes.len())),
+            _ => bytes.truncate(bytes.len() - below(dice, 2).min(bytes.len())),
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
@@ -184,11 +175,11 @@ fn mutated(dice: &mut Dice, text: String) -> String {
 
 fn soup(dice: &mut Dice) -> String {
     let mut text = String::from("{");
-    for _ in 0..dice.below(60) {
-        text += match dice.below(3) {
-            0 => dice.of(&NUMBERS),
-            1 => dice.of(&WORDS),
-            _ => dice.of(&MARKS),
+    for _ in 0..below(dice, 60) {
+        text += match below(dice, 3) {
+            0 => one_of(dice, &NUMBERS),
+            1 => one_of(dice, &WORDS),
+            _ => one_of(dice, &MARKS),
         };
     }
     text
@@ -219,12 +210,6 @@ fn play(text: &str, parts: &[Part], units: &[u64]) -> (bool, u64) {
 }
 
 fn main() {
-    // Cargo adds `--bench`.
-    let numbers: Vec<u64> = env::args()
-        .skip(1)
-        .filter_map(|it| it.parse().ok())
-        .collect();
-    let number = |place: usize, default| numbers.get(place).copied().unwrap_or(default);
     let (seconds, first_seed) = (number(0, 60), number(1, 0));
     let at = Timestamp::from_unix_seconds;
     let period = BillingPeriod::new(at(0), at(2_592_000)).expect("a period");
@@ -238,8 +223,8 @@ fn main() {
     while started.elapsed() < Duration::from_secs(seconds) {
         for _ in 0..256 {
             let seed = first_seed.wrapping_add(cases);
-            let mut dice = Dice(seed.wrapping_mul(0xd134_2543_de82_ef95));
-            let text = match dice.below(4) {
+            let mut dice = Dice::of_case(seed);
+            let text = match below(&mut dice, 4) {
                 0 => prices(&mut dice),
                 1 => soup(&mut dice),
                 _ => {

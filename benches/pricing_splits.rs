@@ -6,7 +6,10 @@
 //! third time as versions of an invoice, one for each process that reports late, whose totals are added up. It prints
 //! the differences and ends with a panic where there is one.
 
-use std::{env, sync::Arc, time::Instant};
+#[path = "common/dice.rs"]
+mod dice;
+
+use std::{sync::Arc, time::Instant};
 
 use tollgate::{
     clock::Timestamp,
@@ -17,31 +20,17 @@ use tollgate::{
     },
 };
 
-/// SplitMix64: small, and the same numbers for a seed for ever.
-struct Dice(u64);
+use self::dice::{Dice, number};
 
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
+/// A price below three.
+fn any_price(dice: &mut Dice) -> String {
+    format!("{}.{:012}", dice.below(3), dice.below(1_000_000_000_000))
+}
 
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn price(&mut self) -> String {
-        format!("{}.{:012}", self.below(3), self.below(1_000_000_000_000))
-    }
-
-    /// Small, or of any size.
-    fn units(&mut self) -> u64 {
-        let bits = self.below(40);
-        self.next() >> (63 - bits)
-    }
+/// Small, or of any size.
+fn units(dice: &mut Dice) -> u64 {
+    let bits = dice.below(40);
+    dice.next() >> (63 - bits)
 }
 
 const APIS: [&str; 3] = ["chat", "image", "search"];
@@ -52,30 +41,40 @@ fn tiers(dice: &mut Dice) -> Vec<Tier> {
     let mut tiers = Vec::new();
     for _ in 0..dice.below(4) {
         last += 1 + dice.below(100_000);
-        let tier = Tier::up_to(last, dice.price());
+        let tier = Tier::up_to(last, any_price(dice));
         tiers.push(if dice.below(3) == 0 {
             tier.fee("1.50")
         } else {
             tier
         });
     }
-    tiers.push(Tier::rest(dice.price()));
+    tiers.push(Tier::rest(any_price(dice)));
     tiers
 }
 
 fn meter_price(dice: &mut Dice, meter: &str) -> MeterPrice {
     let mut price = match dice.below(5) {
-        0 => MeterPrice::per_unit(meter, dice.price()),
+        0 => MeterPrice::per_unit(meter, any_price(dice)),
         1 => MeterPrice::graduated(meter, tiers(dice)),
         2 => MeterPrice::volume(meter, tiers(dice)),
-        3 => MeterPrice::package(meter, 1 + dice.below(5_000), dice.price(), Partial::RoundUp),
-        _ => MeterPrice::package(meter, 1 + dice.below(5_000), dice.price(), Partial::Prorate),
+        3 => MeterPrice::package(
+            meter,
+            1 + dice.below(5_000),
+            any_price(dice),
+            Partial::RoundUp,
+        ),
+        _ => MeterPrice::package(
+            meter,
+            1 + dice.below(5_000),
+            any_price(dice),
+            Partial::Prorate,
+        ),
     };
     if dice.below(2) == 0 {
         price = price.included(dice.below(10_000));
     }
     if dice.below(2) == 0 {
-        price = price.overage(dice.price());
+        price = price.overage(any_price(dice));
     }
     if dice.below(3) == 0 {
         price = price.discount(format!("{}.{:04}", dice.below(100), dice.below(10_000)));
@@ -119,12 +118,6 @@ fn piece(dice: &mut Dice, rest: Used) -> Used {
 }
 
 fn main() {
-    // Cargo adds `--bench`.
-    let numbers: Vec<u64> = env::args()
-        .skip(1)
-        .filter_map(|it| it.parse().ok())
-        .collect();
-    let number = |place: usize, default| numbers.get(place).copied().unwrap_or(default);
     let (n_vectors, first_seed) = (number(0, 1_000_000), number(1, 0));
     let started = Instant::now();
     let period = BillingPeriod::new(
@@ -136,17 +129,13 @@ fn main() {
     let pro = PlanName::new("pro").expect("a name");
     let (mut differences, mut pieces) = (0_u64, 0_u64);
     for n in 0..n_vectors {
-        let mut dice = Dice(
-            first_seed
-                .wrapping_add(n)
-                .wrapping_mul(0xd134_2543_de82_ef95),
-        );
+        let mut dice = Dice::of_case(first_seed.wrapping_add(n));
         let book = Arc::new(PriceBook::new(&prices(&mut dice)).expect("prices"));
         let mut whole = UsageTotals::new();
         let mut processes = vec![UsageTotals::new(); 1 + dice.below(4) as usize];
         for api in APIS {
             for meter in METERS {
-                let units = dice.units();
+                let units = units(&mut dice);
                 let mut rest = Used::new(units, dice.below(units.saturating_add(1)));
                 whole.add(api, meter, rest);
                 for _ in 0..dice.below(4) {

@@ -9,6 +9,7 @@
 //! 3. [`rate()`] makes lines of both, each with a trace of how it came about and rounded once. A change of plan within
 //!    a period is two [`Part`]s of it, which add up to the whole.
 //! 4. An [`InvoiceDraft`] is what one tenant owes for one period. Later versions hold corrections.
+//! 5. [`margin_report`] holds what came in against what it cost you.
 //!
 //! The [guide](crate::guide::pricing) works an example of each model.
 //!
@@ -40,6 +41,7 @@
 mod book;
 mod decimal;
 mod invoice;
+mod margin;
 mod model;
 mod money;
 mod period;
@@ -51,6 +53,7 @@ pub use self::{
     book::PriceBook,
     decimal::{DecimalError, Exact, Percent, Rounding, UnitPrice},
     invoice::{InvoiceDraft, InvoiceDraftBuilder, InvoiceLine, StandingLine},
+    margin::{MarginReport, margin_report},
     model::{MeterPrice, Model, Partial, Prices, Tier},
     money::{Currency, Money, MoneyError},
     period::{BillingPeriod, Part},

@@ -10,7 +10,7 @@ use tollgate::{
     meter::{CallOutcome, EventId, UsageEvent},
     pricing::{
         BillingPeriod, LineKind, MeterPrice, Money, Part, Partial, PriceBook, Prices, PricingError,
-        Rated, Tier, TraceStep, UsageTotals, Used, rate,
+        Rated, Tier, TraceStep, UsageTotals, Used, margin_report, rate,
     },
 };
 
@@ -255,6 +255,67 @@ fn the_largest_numbers_are_rated_or_refused_without_a_panic() {
     assert_eq!(
         minor(&book, u64::MAX),
         18_000_000 * 100 * i128::from(u64::MAX)
+    );
+}
+
+#[test]
+fn margins_are_told_as_they_are() {
+    let report = |revenue: &str, cost_nanos: u128, buffer: &str| {
+        let revenue: Money = revenue.parse().expect("an amount");
+        margin_report(revenue, cost_nanos, buffer.parse().expect("a percentage"))
+    };
+    for (revenue, cost_nanos, buffer, margin, points, suggested) in [
+        (
+            "10.00 USD",
+            8_000_000_000,
+            "30",
+            "2.00 USD",
+            Some(2_000),
+            "10.40 USD",
+        ),
+        (
+            "10.00 USD",
+            8_000_000_000,
+            "50",
+            "2.00 USD",
+            Some(2_000),
+            "12.00 USD",
+        ),
+        // A loss, and fractions that never flatter.
+        (
+            "10.00 USD",
+            10_000_000_001,
+            "0",
+            "-0.01 USD",
+            Some(-10),
+            "10.01 USD",
+        ),
+        (
+            "3.00 USD",
+            2_000_000_000,
+            "33.3333",
+            "1.00 USD",
+            Some(3_333),
+            "2.67 USD",
+        ),
+        ("0.00 USD", 1, "100", "-0.01 USD", None, "0.01 USD"),
+        (
+            "100 JPY",
+            50_500_000_000,
+            "30",
+            "49 JPY",
+            Some(4_900),
+            "66 JPY",
+        ),
+    ] {
+        let found = report(revenue, cost_nanos, buffer).expect("a report");
+        assert_eq!(found.margin.to_string(), margin, "{revenue}");
+        assert_eq!(found.margin_basis_points, points, "{revenue}");
+        assert_eq!(found.suggested.to_string(), suggested, "{revenue}");
+    }
+    assert_eq!(
+        report("1.00 USD", u128::MAX, "1"),
+        Err(PricingError::TooLarge)
     );
 }
 
