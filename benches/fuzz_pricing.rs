@@ -21,7 +21,7 @@ use tollgate::{
 use self::dice::{Dice, number};
 
 fn below(dice: &mut Dice, n: usize) -> usize {
-    (dice.next() % n as u64) as usize
+    dice.below(n as u64) as usize
 }
 
 fn one_of<'a>(dice: &mut Dice, words: &[&'a str]) -> &'a str {

@@ -19,5 +19,7 @@ mod openapi_random;
 mod pricing;
 #[path = "billing/pricing_faults.rs"]
 mod pricing_faults;
+#[path = "billing/pricing_model.rs"]
+mod pricing_model;
 #[path = "billing/stripe_items.rs"]
 mod stripe_items;

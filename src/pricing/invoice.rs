@@ -5,9 +5,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     book::PriceBook,
+    line::{Line, LineKind, PricingError, Share, Unpriced},
     money::{Currency, Money},
     period::{BillingPeriod, Part},
-    rate::{Line, LineKind, PricingError, Share, Unpriced, plain_line, rate},
+    rate::{plain_line, rate},
     reconcile::ReconcileReport,
     usage::{UsageTotals, Used},
 };

@@ -2,8 +2,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     decimal::{Exact, Percent, Rounding, WHOLE},
+    line::PricingError,
     money::Money,
-    rate::PricingError,
 };
 
 /// Billionths of a unit in 10^-12.

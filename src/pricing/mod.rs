@@ -41,6 +41,7 @@
 mod book;
 mod decimal;
 mod invoice;
+mod line;
 mod margin;
 mod model;
 mod money;
@@ -53,11 +54,12 @@ pub use self::{
     book::PriceBook,
     decimal::{DecimalError, Exact, Percent, Rounding, UnitPrice},
     invoice::{InvoiceDraft, InvoiceDraftBuilder, InvoiceLine, StandingLine},
+    line::{Line, LineKind, PricingError, Rated, Share, TraceStep, Unpriced},
     margin::{MarginReport, margin_report},
     model::{MeterPrice, Model, Partial, Prices, Tier},
     money::{Currency, Money, MoneyError},
     period::{BillingPeriod, Part},
-    rate::{Line, LineKind, PricingError, Rated, Share, TraceStep, Unpriced, rate},
+    rate::rate,
     reconcile::{ReconcileReport, ReconciledMeter},
     usage::{CALLS, REQUEST_BYTES, RESPONSE_BYTES, UsageTotals, Used},
 };

@@ -2,8 +2,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     decimal::{Exact, PRICE_DECIMALS, Rounding},
+    line::PricingError,
     money::Money,
-    rate::PricingError,
 };
 use crate::{clock::Timestamp, limit::PeriodBounds};
 
