@@ -65,6 +65,7 @@
 //! - `grpc`: errors in gRPC's form, metering by `grpc-status`, and routes of gRPC methods.
 //! - `jwt`: access tokens of an identity provider beside API keys.
 //! - `kafka`: usage in Kafka.
+//! - `openapi`: the API's OpenAPI document, of which each caller sees what they may use.
 //! - `redis`: limits, keys, tenants and plans shared by all processes, and counters of usage.
 //! - `reqwest`: an HTTP client; with `jwt`, a provider's keys from their address.
 //! - `stripe`: usage as Stripe's meter events.
@@ -106,13 +107,18 @@ pub mod head;
 pub mod http_send;
 pub mod id;
 pub mod identity;
+pub mod invoicing;
 pub mod limit;
 mod listeners;
 pub mod meter;
+#[cfg(feature = "openapi")]
+#[cfg_attr(docsrs, doc(cfg(feature = "openapi")))]
+pub mod openapi;
 pub mod plan;
 #[cfg(feature = "postgres")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
 pub mod postgres_support;
+pub mod pricing;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub mod redis_support;

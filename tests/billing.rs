@@ -6,3 +6,20 @@
     reason = "shared with the other test targets"
 )]
 mod common;
+
+#[path = "billing/invoice.rs"]
+mod invoice;
+#[path = "billing/invoice_sinks.rs"]
+mod invoice_sinks;
+#[path = "billing/openapi.rs"]
+mod openapi;
+#[path = "billing/openapi_random.rs"]
+mod openapi_random;
+#[path = "billing/pricing.rs"]
+mod pricing;
+#[path = "billing/pricing_faults.rs"]
+mod pricing_faults;
+#[path = "billing/pricing_model.rs"]
+mod pricing_model;
+#[path = "billing/stripe_items.rs"]
+mod stripe_items;

@@ -29,7 +29,13 @@
     all(feature = "postgres", feature = "usage"),
     doc = "- [`insight`]: what usage says: questions, objectives, drift, deprecated versions, margins."
 )]
+#![cfg_attr(
+    feature = "openapi",
+    doc = "- [`openapi`]: what each caller sees of the API's document."
+)]
 //! - [`sinks`]: each destination of usage: what it promises, what to set on its server, its limits.
+//! - [`pricing`]: each price model with a worked example, rounding, plans that change within a period.
+//! - [`invoices`]: drafts of invoices, corrections for what arrives late, and where drafts go.
 //! - [`metrics`]: every metric with its labels, and what to watch.
 
 #[doc = include_str!("architecture.md")]
@@ -92,3 +98,14 @@ pub mod restart {}
 )]
 #[doc = include_str!("usage.md")]
 pub mod usage {}
+
+#[cfg(feature = "openapi")]
+#[cfg_attr(docsrs, doc(cfg(feature = "openapi")))]
+#[doc = include_str!("openapi.md")]
+pub mod openapi {}
+
+#[doc = include_str!("pricing.md")]
+pub mod pricing {}
+
+#[doc = include_str!("invoices.md")]
+pub mod invoices {}

@@ -24,10 +24,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "usage minutes",
         include_str!("migrations/0003_usage_minutes.sql"),
     ),
+    (5, "invoices", include_str!("migrations/0005_invoices.sql")),
     (
-        9,
+        6,
         "usage insight",
-        include_str!("migrations/0009_usage_insight.sql"),
+        include_str!("migrations/0006_usage_insight.sql"),
     ),
 ];
 

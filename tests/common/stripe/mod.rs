@@ -3,6 +3,7 @@
 //! What it says is what the official clients and the documentation say. Another resource is a module with its state in
 //! [`Books`] and one arm in [`Books::act`]: keys, faults and the list of calls are there for all of them.
 
+mod invoice_items;
 mod meter_events;
 
 use std::{
@@ -22,8 +23,8 @@ use serde_json::{Value, json};
 use tollgate::clock::{Clock, Timestamp};
 use tower::service_fn;
 
-pub(crate) use self::meter_events::MeterEvent;
-use self::meter_events::MeterEvents;
+pub(crate) use self::{invoice_items::InvoiceItem, meter_events::MeterEvent};
+use self::{invoice_items::InvoiceItems, meter_events::MeterEvents};
 use super::http_server::{Server, serve};
 
 /// The only secret that the emulator takes.
@@ -107,6 +108,7 @@ struct Books {
     upsets: VecDeque<Upset>,
     keys: HashMap<String, Remembered>,
     delay: Duration,
+    invoice_items: InvoiceItems,
     meter_events: MeterEvents,
 }
 
@@ -126,6 +128,8 @@ impl Books {
         let now = self.clock.now().wall();
         match (method, path) {
             (&Method::POST, "/v1/billing/meter_events") => self.meter_events.create(form, now),
+            (&Method::POST, "/v1/invoiceitems") => self.invoice_items.create(form, now),
+            (&Method::GET, "/v1/invoiceitems") => self.invoice_items.list(form),
             _ => Reply::error(404, "resource_missing", "Unrecognized request URL"),
         }
     }
@@ -198,6 +202,7 @@ impl StripeServer {
             upsets: VecDeque::new(),
             keys: HashMap::new(),
             delay: Duration::ZERO,
+            invoice_items: InvoiceItems::default(),
             meter_events: MeterEvents::default(),
         }));
         let locks = Arc::new(Locks::default());
@@ -246,6 +251,11 @@ impl StripeServer {
     /// The meter events that count.
     pub(crate) fn meter_events(&self) -> Vec<MeterEvent> {
         self.books().meter_events.accepted.clone()
+    }
+
+    /// The invoice items that were made, oldest first.
+    pub(crate) fn invoice_items(&self) -> Vec<InvoiceItem> {
+        self.books().invoice_items.made.clone()
     }
 
     /// The sum of a customer's meter.
