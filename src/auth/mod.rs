@@ -58,6 +58,7 @@
 
 mod challenge;
 mod client_addr;
+mod derive;
 mod digest;
 mod document;
 mod event;
@@ -80,6 +81,7 @@ pub(crate) use self::document::KeyEntry;
 pub use self::{
     challenge::Challenge,
     client_addr::{ClientAddr, PeerAddr, TrustedProxies, network_key},
+    derive::KeySecret,
     digest::KeyDigest,
     document::KeyDocument,
     event::{AuthEvent, AuthEventSink, LogAuthEvents},

@@ -16,10 +16,19 @@
     feature = "redis",
     doc = "- [`redis`]: what limits in Redis promise and what they cost."
 )]
+#![cfg_attr(
+    feature = "billing",
+    doc = "- [`billing`]: a payment provider's events, from the route they come to until a tenant's access follows."
+)]
 //! - [`metrics`]: every metric with its labels, and what to watch.
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
+
+#[cfg(feature = "billing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "billing")))]
+#[doc = include_str!("billing.md")]
+pub mod billing {}
 
 #[doc = include_str!("defaults.md")]
 pub mod defaults {}

@@ -8,7 +8,8 @@ use sqlx::{
 };
 
 /// Number, name and statements.
-const MIGRATIONS: &[(i64, &str, &str)] = &[];
+const MIGRATIONS: &[(i64, &str, &str)] =
+    &[(4, "billing", include_str!("migrations/0004_billing.sql"))];
 
 #[derive(Debug)]
 pub(super) struct Embedded;
