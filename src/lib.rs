@@ -106,6 +106,7 @@ pub mod head;
 pub mod http_send;
 pub mod id;
 pub mod identity;
+pub mod invoicing;
 pub mod limit;
 mod listeners;
 pub mod meter;
@@ -113,6 +114,7 @@ pub mod plan;
 #[cfg(feature = "postgres")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
 pub mod postgres_support;
+pub mod pricing;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub mod redis_support;

@@ -6,3 +6,12 @@
     reason = "shared with the other test targets"
 )]
 mod common;
+
+#[path = "billing/invoice.rs"]
+mod invoice;
+#[path = "billing/invoice_sinks.rs"]
+mod invoice_sinks;
+#[path = "billing/pricing.rs"]
+mod pricing;
+#[path = "billing/pricing_faults.rs"]
+mod pricing_faults;

@@ -8,3 +8,5 @@
 mod common;
 #[path = "usage/postgres_support.rs"]
 mod postgres_support;
+#[path = "usage/stripe_emulator.rs"]
+mod stripe_emulator;

@@ -20,6 +20,8 @@
     feature = "billing",
     doc = "- [`billing`]: a payment provider's events, from the route they come to until a tenant's access follows."
 )]
+//! - [`pricing`]: each price model with a worked example, rounding, plans that change within a period.
+//! - [`invoices`]: drafts of invoices, corrections for what arrives late, and where drafts go.
 //! - [`metrics`]: every metric with its labels, and what to watch.
 
 #[doc = include_str!("architecture.md")]
@@ -63,3 +65,9 @@ pub mod metrics {}
 
 #[doc = include_str!("restart.md")]
 pub mod restart {}
+
+#[doc = include_str!("pricing.md")]
+pub mod pricing {}
+
+#[doc = include_str!("invoices.md")]
+pub mod invoices {}

@@ -8,8 +8,10 @@ use sqlx::{
 };
 
 /// Number, name and statements.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(4, "billing", include_str!("migrations/0004_billing.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (4, "billing", include_str!("migrations/0004_billing.sql")),
+    (5, "invoices", include_str!("migrations/0005_invoices.sql")),
+];
 
 #[derive(Debug)]
 pub(super) struct Embedded;

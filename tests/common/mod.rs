@@ -6,6 +6,7 @@ mod http_server;
 pub(crate) mod postgres;
 pub(crate) mod redis;
 pub(crate) mod redis_cluster;
+pub(crate) mod stripe;
 pub(crate) mod temp;
 
 pub(crate) use self::http_server::{Answer, Server, eventually, request, serve};
