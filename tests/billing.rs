@@ -7,11 +7,29 @@
 )]
 mod common;
 
+#[path = "billing/events.rs"]
+mod events;
 #[path = "billing/invoice.rs"]
 mod invoice;
 #[path = "billing/invoice_sinks.rs"]
 mod invoice_sinks;
+#[path = "billing/ledgers.rs"]
+mod ledgers;
+#[path = "billing/lifecycle.rs"]
+mod lifecycle;
+#[path = "billing/official.rs"]
+mod official;
 #[path = "billing/pricing.rs"]
 mod pricing;
 #[path = "billing/pricing_faults.rs"]
 mod pricing_faults;
+#[path = "billing/provisioner.rs"]
+mod provisioner;
+#[path = "billing/service.rs"]
+mod service;
+#[path = "billing/shuffles.rs"]
+mod shuffles;
+#[path = "billing/signatures.rs"]
+mod signatures;
+#[path = "billing/support.rs"]
+mod support;
