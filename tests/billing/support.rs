@@ -8,16 +8,16 @@ use std::sync::{
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use tollgate::{
-    Tollgate,
-    auth::KeySecret,
+    auth::{KeySecret, MemoryKeyStore},
     billing::{
         AccountStore, BillingEvent, Delivered, MemoryLedger, Notice, NoticeKind, Notifier,
         NotifyError, Provisioner, ProvisionerBuilder,
     },
     clock::{Clock, ManualClock, Timestamp},
     id::TenantId,
-    plan::Plan,
-    tenant::{AccessState, Tenant},
+    identity::{Keys, Tenants},
+    plan::{Plan, PlanCatalog},
+    tenant::{AccessState, MemoryTenantStore, Tenant, TenantStore},
 };
 
 /// 2026-01-15T12:00:00Z: the clock's own start.
@@ -53,11 +53,10 @@ impl Notifier for Mail {
     }
 }
 
-/// A gate with three plans, and a provisioner that sells two of them.
+/// Three plans, and a provisioner that sells two of them.
 pub(crate) struct World {
     pub(crate) clock: ManualClock,
-    pub(crate) gate: Tollgate,
-    pub(crate) ledger: Arc<MemoryLedger>,
+    pub(crate) gate: Gate,
     pub(crate) mail: Mail,
     pub(crate) provisioner: Provisioner,
 }
@@ -66,16 +65,35 @@ pub(crate) fn secret() -> KeySecret {
     KeySecret::new([7; 32]).unwrap()
 }
 
-pub(crate) fn gate(clock: &ManualClock) -> Tollgate {
-    Tollgate::builder()
-        .plans(["free", "basic", "pro"].map(Plan::new))
-        .clock(Arc::new(clock.clone()))
-        .build()
-        .unwrap()
+/// The handles of a gate, without the gate, which is large.
+pub(crate) struct Gate {
+    keys: Keys,
+    tenants: Tenants,
+}
+
+impl Gate {
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    pub(crate) fn tenants(&self) -> &Tenants {
+        &self.tenants
+    }
+}
+
+pub(crate) fn gate(clock: &ManualClock) -> Gate {
+    let catalog = PlanCatalog::new(["free", "basic", "pro"].map(Plan::new)).unwrap();
+    let tenants: Arc<dyn TenantStore> = Arc::new(MemoryTenantStore::new());
+    let keys = Arc::new(MemoryKeyStore::new());
+    let clock = Arc::new(clock.clone());
+    Gate {
+        keys: Keys::new(keys, Arc::clone(&tenants), catalog.clone(), clock),
+        tenants: Tenants::new(tenants, catalog),
+    }
 }
 
 pub(crate) fn seller(
-    gate: &Tollgate,
+    gate: &Gate,
     accounts: Arc<dyn AccountStore>,
     clock: &ManualClock,
 ) -> ProvisionerBuilder {
@@ -95,12 +113,11 @@ impl World {
         let gate = gate(&clock);
         let ledger = Arc::new(MemoryLedger::new());
         let mail = Mail::default();
-        let seller = seller(&gate, ledger.clone(), &clock).notifier(mail.clone());
+        let seller = seller(&gate, ledger, &clock).notifier(mail.clone());
         let provisioner = set(seller).build().unwrap();
         Self {
             clock,
             gate,
-            ledger,
             mail,
             provisioner,
         }

@@ -314,6 +314,8 @@ impl Provisioner {
             }
             if target.pay_url.is_some() {
                 record.pay_url.clone_from(&target.pay_url);
+            } else if record.pay_url == target.old_pay_url {
+                record.pay_url = None;
             }
         };
         settings.tenants.update(&target.tenant, set).await?;

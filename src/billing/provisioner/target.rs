@@ -25,6 +25,8 @@ pub(super) struct Target {
     pub(super) plan: PlanName,
     pub(super) billing_anchor: Option<Timestamp>,
     pub(super) pay_url: Option<Arc<str>>,
+    /// The page of an invoice that needs no payment any more.
+    pub(super) old_pay_url: Option<Arc<str>>,
     ends_at: Option<Timestamp>,
 }
 
@@ -59,7 +61,11 @@ impl Settings {
             access,
             plan: moved.or(bought)?,
             billing_anchor: facts.billing_anchor,
-            pay_url: page.filter(|_| !is_paid).or_else(|| self.pay_page.clone()),
+            pay_url: page
+                .clone()
+                .filter(|_| !is_paid)
+                .or_else(|| self.pay_page.clone()),
+            old_pay_url: page.filter(|_| is_paid),
             ends_at: facts.ends_at.filter(|_| !facts.has_ended()),
         })
     }
