@@ -222,18 +222,18 @@ async fn service(url: &str) -> WebhookService {
     );
     let tenants = Tenants::new(tenants, catalog);
     let secret = KeySecret::new([7; 32]).expect("a secret");
-    let clock = Arc::new(ManualClock::default());
-    let provisioner = Provisioner::builder(&keys, &tenants, ledger.clone(), secret)
+    let clock = ManualClock::default();
+    let provisioner = Provisioner::builder(&keys, &tenants, Arc::clone(&ledger), secret)
         .price("price_basic", "basic")
         .price("price_pro", "pro")
-        .clock(clock.clone())
+        .clock(Arc::new(clock.clone()))
         .build()
         .expect("a provisioner");
     WebhookService::builder(StripeSignature::new([SECRET]).expect("a secret"))
         .ledger(ledger)
         .handler(provisioner)
         .handler(far)
-        .clock(clock)
+        .clock(Arc::new(clock))
         .handler_deadline(Duration::from_millis(1_500))
         .lease(Duration::from_secs(2))
         .max_attempts(1_000)

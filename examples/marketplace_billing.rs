@@ -4,7 +4,7 @@
 //! Events are signed as Stripe signs them, and one of them comes twice. Time is moved by hand. The last line is
 //! `states=active,grace,read_only,active keys_issued=1 invoice_total=3000 USD`.
 
-use std::{convert::Infallible, error::Error, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error, iter::repeat_n, sync::Arc, time::Duration};
 
 use http::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
@@ -73,10 +73,11 @@ async fn main() -> Outcome<()> {
 
     let ledger = Arc::new(MemoryLedger::new());
     let secret = KeySecret::new(b"an example's secret, not 32 random bytes")?;
-    let provisioner = Provisioner::builder(gate.keys(), gate.tenants(), ledger.clone(), secret)
-        .price("price_pro", "pro")
-        .clock(Arc::new(clock.clone()))
-        .build()?;
+    let provisioner =
+        Provisioner::builder(gate.keys(), gate.tenants(), Arc::clone(&ledger), secret)
+            .price("price_pro", "pro")
+            .clock(Arc::new(clock.clone()))
+            .build()?;
     let signature = StripeSignature::new(["whsec_of_an_example"])?;
     let webhooks = WebhookService::builder(signature.clone())
         .ledger(ledger)
@@ -109,10 +110,7 @@ async fn main() -> Outcome<()> {
     let mut states = Vec::new();
     // So many calls that change something and so many that read, and what the state lets through.
     let mut live = async |writes: usize, reads: usize| -> Outcome<()> {
-        let methods = [Method::POST]
-            .repeat(writes)
-            .into_iter()
-            .chain([Method::GET].repeat(reads));
+        let methods = repeat_n(Method::POST, writes).chain(repeat_n(Method::GET, reads));
         for method in methods {
             let call = Request::builder()
                 .method(method)

@@ -72,9 +72,10 @@ async fn main() -> Outcome<()> {
     // In a service of yours: secrets from the environment, and a `PostgresLedger`.
     let ledger = Arc::new(MemoryLedger::new());
     let secret = KeySecret::new(b"an example's secret, not 32 random bytes")?;
-    let provisioner = Provisioner::builder(gate.keys(), gate.tenants(), ledger.clone(), secret)
-        .price("price_pro", "pro")
-        .build()?;
+    let provisioner =
+        Provisioner::builder(gate.keys(), gate.tenants(), Arc::clone(&ledger), secret)
+            .price("price_pro", "pro")
+            .build()?;
     let signature = StripeSignature::new(["whsec_of_an_example"])?;
     let webhooks = WebhookService::builder(signature.clone())
         .environment(Environment::Test)
@@ -133,6 +134,6 @@ async fn main() -> Outcome<()> {
         let _ = tokio::signal::ctrl_c().await;
     })
     .await?;
-    gate.shutdown(Duration::from_secs(5)).await;
+    println!("{:?}", gate.shutdown(Duration::from_secs(5)).await);
     Ok(())
 }

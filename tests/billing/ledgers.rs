@@ -12,7 +12,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use serde_json::json;
 use tollgate::{
     billing::{
         Account, AccountStore, BillingEvent, BillingEventHandler, Claimed, EventKey, EventLedger,
@@ -224,8 +223,10 @@ async fn deliver(service: &WebhookService) -> (u16, String) {
     let body = http_body_util::BodyExt::collect(response.into_body())
         .await
         .unwrap();
-    let answer: serde_json::Value = serde_json::from_slice(&body.to_bytes()).unwrap_or(json!({}));
-    let word = answer["code"].as_str().or(answer["status"].as_str());
+    let answer: serde_json::Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+    let word = answer["code"]
+        .as_str()
+        .or_else(|| answer["status"].as_str());
     (status, word.unwrap_or_default().to_owned())
 }
 

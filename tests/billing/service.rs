@@ -139,7 +139,9 @@ where
 
 async fn send(service: &WebhookService, body: &Value) -> (u16, String) {
     let (status, answer) = answer(service, signed(body.to_string())).await;
-    let word = answer["code"].as_str().or(answer["status"].as_str());
+    let word = answer["code"]
+        .as_str()
+        .or_else(|| answer["status"].as_str());
     (status, word.unwrap().to_owned())
 }
 
@@ -431,12 +433,12 @@ async fn thin_events_have_a_handler_of_their_own() {
 
 #[tokio::test]
 async fn the_other_providers_are_served_alike() {
-    let clock = Arc::new(ManualClock::default());
+    let clock = ManualClock::default();
     let told = Told::default();
     let paddle = PaddleSignature::new(["pdl_secret"]).unwrap();
     let service = WebhookService::builder(paddle.clone())
         .handler(told.clone())
-        .clock(clock.clone())
+        .clock(Arc::new(clock.clone()))
         .build()
         .unwrap();
     let body = r#"{"event_id":"evt_1","event_type":"transaction.paid","occurred_at":"2026-01-15T12:00:00Z","data":{}}"#;
@@ -449,7 +451,7 @@ async fn the_other_providers_are_served_alike() {
         StandardWebhooksSignature::new(["whsec_dG9sbGdhdGUtdGVzdC1zZWNyZXQtb25l"]).unwrap();
     let service = WebhookService::builder(standard.clone())
         .handler(told.clone())
-        .clock(clock)
+        .clock(Arc::new(clock))
         .max_attempts(1)
         .build()
         .unwrap();

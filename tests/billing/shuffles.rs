@@ -283,7 +283,7 @@ async fn a_crash_at_any_step_leaves_what_the_next_delivery_finishes() {
                 does_it,
             });
             let mail = Mail::default();
-            let provisioner = seller(&gate, accounts.clone(), &clock)
+            let provisioner = seller(&gate, Arc::clone(&accounts), &clock)
                 .notifier(mail.clone())
                 .build()
                 .unwrap();

@@ -94,7 +94,7 @@ pub(crate) fn gate(clock: &ManualClock) -> Gate {
 
 pub(crate) fn seller(
     gate: &Gate,
-    accounts: Arc<dyn AccountStore>,
+    accounts: impl AccountStore,
     clock: &ManualClock,
 ) -> ProvisionerBuilder {
     Provisioner::builder(gate.keys(), gate.tenants(), accounts, secret())
@@ -111,7 +111,7 @@ impl World {
     pub(crate) fn with(set: impl FnOnce(ProvisionerBuilder) -> ProvisionerBuilder) -> Self {
         let clock = ManualClock::default();
         let gate = gate(&clock);
-        let ledger = Arc::new(MemoryLedger::new());
+        let ledger = MemoryLedger::new();
         let mail = Mail::default();
         let seller = seller(&gate, ledger, &clock).notifier(mail.clone());
         let provisioner = set(seller).build().unwrap();
@@ -155,12 +155,14 @@ pub(crate) fn event(body: &Value) -> BillingEvent {
 /// An event of Stripe's; its id follows from what it says.
 pub(crate) fn stripe(name: &str, created: u64, object: Value) -> Value {
     let id = object["id"].as_str().unwrap_or("none");
-    json!({
+    let mut event = json!({
         "id": format!("evt_{}_{created}_{id}", name.replace('.', "_")),
         "object": "event", "api_version": "2026-10-28.endive", "type": name, "created": created, "livemode": true,
         "pending_webhooks": 1, "request": {"id": null, "idempotency_key": null},
-        "data": {"object": object},
-    })
+    });
+    event["data"] = json!({});
+    event["data"]["object"] = object;
+    event
 }
 
 /// The same event with other contents of one field of its object.

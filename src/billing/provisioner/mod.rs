@@ -77,10 +77,10 @@ impl Provisioner {
     pub fn builder(
         keys: &Keys,
         tenants: &Tenants,
-        accounts: Arc<dyn AccountStore>,
+        accounts: impl AccountStore,
         secret: KeySecret,
     ) -> ProvisionerBuilder {
-        ProvisionerBuilder::new(keys.clone(), tenants.clone(), accounts, secret)
+        ProvisionerBuilder::new(keys.clone(), tenants.clone(), Arc::new(accounts), secret)
     }
 
     fn of(settings: Settings) -> Self {
