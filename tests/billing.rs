@@ -7,6 +7,8 @@
 )]
 mod common;
 
+#[path = "billing/endpoint.rs"]
+mod endpoint;
 #[path = "billing/events.rs"]
 mod events;
 #[path = "billing/invoice.rs"]
@@ -25,8 +27,12 @@ mod pricing;
 mod pricing_faults;
 #[path = "billing/provisioner.rs"]
 mod provisioner;
+#[path = "billing/provisioner_faults.rs"]
+mod provisioner_faults;
 #[path = "billing/service.rs"]
 mod service;
+#[path = "billing/service_input.rs"]
+mod service_input;
 #[path = "billing/shuffles.rs"]
 mod shuffles;
 #[path = "billing/signatures.rs"]

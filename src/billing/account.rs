@@ -448,6 +448,19 @@ impl Facts {
         Fold::Newest
     }
 
+    /// Forgets what tells least: a time before and after which the same was subscribed to, else the oldest.
+    fn forget_prices(&mut self) {
+        let entries: Vec<_> = self.prices.iter().collect();
+        let middle = entries.windows(3).find_map(|three| match three {
+            [(_, a), (at, b), (_, c)] if a.names == b.names && b.names == c.names => Some(**at),
+            _ => None,
+        });
+        match middle {
+            Some(at) => self.prices.remove(&at),
+            None => self.prices.pop_first().map(|(_, prices)| prices),
+        };
+    }
+
     fn hear_prices(&mut self, subscription: &Subscription, stamp: &Stamp) {
         let names = subscription.names();
         if names.is_empty() {
@@ -463,7 +476,7 @@ impl Facts {
             self.prices.insert(stamp.created, prices);
         }
         if self.prices.len() > MAX_PRICES {
-            self.prices.pop_first();
+            self.forget_prices();
         }
     }
 }

@@ -252,20 +252,7 @@ impl ProvisionerBuilder {
                 "no price leads to a plan: name each with `price`",
             ));
         }
-        let mut policies = LifecyclePolicies::new(self.policy.clone());
-        check_end(&self.tenants, "policy", &self.policy)?;
-        for (name, policy) in &self.plan_policies {
-            let path = format!("plan_policies[{name}]");
-            check_end(&self.tenants, &path, policy)?;
-            policies = policies.plan(plan(path, name)?, policy.clone());
-        }
-        for (name, policy) in &self.tenant_policies {
-            let path = format!("tenant_policies[{name}]");
-            check_end(&self.tenants, &path, policy)?;
-            let tenant = TenantId::new(name)
-                .map_err(|source| ConfigError::new(path, source.to_string()).caused_by(source))?;
-            policies = policies.tenant(tenant, policy.clone());
-        }
+        let policies = self.policies()?;
         Ok(Provisioner::of(Settings {
             accounts: self.accounts,
             clock: self.clock,
@@ -285,6 +272,26 @@ impl ProvisionerBuilder {
             tenant_name: self.tenant_name,
             tenants: self.tenants,
         }))
+    }
+}
+
+impl ProvisionerBuilder {
+    fn policies(&self) -> Result<LifecyclePolicies, ConfigError> {
+        let mut policies = LifecyclePolicies::new(self.policy.clone());
+        check_end(&self.tenants, "policy", &self.policy)?;
+        for (name, policy) in &self.plan_policies {
+            let path = format!("plan_policies[{name}]");
+            check_end(&self.tenants, &path, policy)?;
+            policies = policies.plan(known_plan(&self.tenants, path, name)?, policy.clone());
+        }
+        for (name, policy) in &self.tenant_policies {
+            let path = format!("tenant_policies[{name}]");
+            check_end(&self.tenants, &path, policy)?;
+            let tenant = TenantId::new(name)
+                .map_err(|source| ConfigError::new(path, source.to_string()).caused_by(source))?;
+            policies = policies.tenant(tenant, policy.clone());
+        }
+        Ok(policies)
     }
 }
 

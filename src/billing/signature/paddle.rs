@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
-use zeroize::Zeroizing;
 
 use super::{MAX_SIGNATURES, Secrets, SignatureError, Tolerance, hex, only, seconds, to_hex};
 use crate::{clock::Timestamp, error::ConfigError};
@@ -26,9 +25,8 @@ impl PaddleSignature {
     ///
     /// [`ConfigError`] names the secret that is empty, `secrets[1]`, or says that there is none.
     pub fn new<S: AsRef<str>>(secrets: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
-        let verbatim = |secret: &str| Ok(Zeroizing::new(secret.as_bytes().to_vec()));
         Ok(Self {
-            secrets: Secrets::new(secrets, verbatim)?,
+            secrets: Secrets::verbatim(secrets)?,
             tolerance: Tolerance::DEFAULT,
         })
     }
