@@ -60,6 +60,7 @@
 //!
 //! - `axum`: extractors for [`Tenant`], [`Identity`], [`Meter`] and [`CostScope`](meter::CostScope); route
 //!   templates and peer addresses as axum knows them.
+//! - `billing`: events of a payment provider, verified and handled once: tenants, plans, keys and access follow.
 //! - `clickhouse`: usage in ClickHouse.
 //! - `conformance`: test suites for your own key, tenant and limit stores.
 //! - `grpc`: errors in gRPC's form, metering by `grpc-status`, and routes of gRPC methods.
@@ -87,6 +88,9 @@
 )]
 
 pub mod auth;
+#[cfg(feature = "billing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "billing")))]
+pub mod billing;
 pub mod body;
 pub mod clock;
 #[cfg(feature = "conformance")]

@@ -6,6 +6,10 @@
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
+#[cfg(feature = "billing")]
+pub(crate) const BILLING_DELIVERIES: &str = "tollgate_billing_deliveries_total";
+#[cfg(feature = "billing")]
+pub(crate) const BILLING_SIGNATURE_FAILURES: &str = "tollgate_billing_signature_failures_total";
 pub(crate) const CACHE_ENTRIES: &str = "tollgate_identity_cache_entries";
 pub(crate) const BREAKERS_OPEN: &str = "tollgate_limit_breakers_open";
 pub(crate) const QUEUE_CAPACITY: &str = "tollgate_usage_queue_capacity";
@@ -29,6 +33,16 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "tollgate_auth_success_total",
         Kind::Counter,
         "Requests whose credential was accepted.",
+    ),
+    (
+        "tollgate_billing_deliveries_total",
+        Kind::Counter,
+        "Deliveries of the payment provider, by outcome.",
+    ),
+    (
+        "tollgate_billing_signature_failures_total",
+        Kind::Counter,
+        "Deliveries that are not known to be the payment provider's, by reason.",
     ),
     (
         CACHE_ENTRIES,

@@ -7,6 +7,10 @@
 )]
 mod common;
 
+#[path = "billing/endpoint.rs"]
+mod endpoint;
+#[path = "billing/events.rs"]
+mod events;
 #[path = "billing/invoice.rs"]
 mod invoice;
 #[path = "billing/invoice_sinks.rs"]
@@ -15,6 +19,12 @@ mod invoice_sinks;
 mod openapi;
 #[path = "billing/openapi_random.rs"]
 mod openapi_random;
+#[path = "billing/ledgers.rs"]
+mod ledgers;
+#[path = "billing/lifecycle.rs"]
+mod lifecycle;
+#[path = "billing/official.rs"]
+mod official;
 #[path = "billing/pricing.rs"]
 mod pricing;
 #[path = "billing/pricing_faults.rs"]
@@ -23,3 +33,17 @@ mod pricing_faults;
 mod pricing_model;
 #[path = "billing/stripe_items.rs"]
 mod stripe_items;
+#[path = "billing/provisioner.rs"]
+mod provisioner;
+#[path = "billing/provisioner_faults.rs"]
+mod provisioner_faults;
+#[path = "billing/service.rs"]
+mod service;
+#[path = "billing/service_input.rs"]
+mod service_input;
+#[path = "billing/shuffles.rs"]
+mod shuffles;
+#[path = "billing/signatures.rs"]
+mod signatures;
+#[path = "billing/support.rs"]
+mod support;

@@ -59,6 +59,7 @@
 
 mod challenge;
 mod client_addr;
+mod derive;
 mod digest;
 mod document;
 mod event;
@@ -91,6 +92,7 @@ pub use self::redis_store::RedisKeyStore;
 pub use self::{
     challenge::Challenge,
     client_addr::{ClientAddr, PeerAddr, TrustedProxies, network_key},
+    derive::KeySecret,
     digest::KeyDigest,
     document::KeyDocument,
     event::{AuthEvent, AuthEventSink, LogAuthEvents},

@@ -33,6 +33,10 @@
     feature = "openapi",
     doc = "- [`openapi`]: what each caller sees of the API's document."
 )]
+#![cfg_attr(
+    feature = "billing",
+    doc = "- [`billing`]: a payment provider's events, from the route they come to until a tenant's access follows."
+)]
 //! - [`sinks`]: each destination of usage: what it promises, what to set on its server, its limits.
 //! - [`pricing`]: each price model with a worked example, rounding, plans that change within a period.
 //! - [`invoices`]: drafts of invoices, corrections for what arrives late, and where drafts go.
@@ -40,6 +44,11 @@
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
+
+#[cfg(feature = "billing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "billing")))]
+#[doc = include_str!("billing.md")]
+pub mod billing {}
 
 #[doc = include_str!("defaults.md")]
 pub mod defaults {}

@@ -24,6 +24,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "usage minutes",
         include_str!("migrations/0003_usage_minutes.sql"),
     ),
+    (4, "billing", include_str!("migrations/0004_billing.sql")),
     (5, "invoices", include_str!("migrations/0005_invoices.sql")),
     (
         6,

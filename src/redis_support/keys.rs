@@ -202,6 +202,45 @@ impl KeySpace {
         key
     }
 
+    /// The hash of one event of a payment provider's. No environment begins with its tag's letter.
+    #[cfg(feature = "billing")]
+    pub(crate) fn billing_event(&self, endpoint: &str, event: &str) -> Key {
+        let mut key = self.prefix.as_bytes().to_vec();
+        key.extend_from_slice(b"{b.");
+        push_part(&mut key, endpoint.as_bytes());
+        // No part holds a slash as it is.
+        key.push(b'/');
+        push_part(&mut key, event.as_bytes());
+        key.extend_from_slice(b"}:event");
+        key.into()
+    }
+
+    /// The hash of the dead letters of one endpoint.
+    #[cfg(feature = "billing")]
+    pub(crate) fn dead_letters(&self, endpoint: &str) -> Key {
+        let mut key = self.prefix.as_bytes().to_vec();
+        key.extend_from_slice(b"{b.");
+        push_part(&mut key, endpoint.as_bytes());
+        key.extend_from_slice(b"}:dead");
+        key.into()
+    }
+
+    /// The hash of one customer of a payment provider.
+    #[cfg(feature = "billing")]
+    pub(crate) fn account(&self, customer: &str) -> Key {
+        let mut key = self.prefix.as_bytes().to_vec();
+        key.extend_from_slice(b"{c.");
+        push_part(&mut key, customer.as_bytes());
+        key.extend_from_slice(b"}:account");
+        key.into()
+    }
+
+    /// The sorted set of the ids of all customers.
+    #[cfg(feature = "billing")]
+    pub(crate) fn accounts(&self) -> Key {
+        format!("{}accounts", self.prefix).into_bytes().into()
+    }
+
     /// The field of one rule in such a hash. A shape has no space and a name no control character, so two rules
     /// never share a field; a long one stands as its digest.
     pub(crate) fn field(shape: &str, name: &str) -> Key {
@@ -325,6 +364,21 @@ mod tests {
         let keys = KeySpace::named("shop-1").unwrap();
         assert_eq!(&*keys.epoch(), b"tg:1:shop-1:epoch");
         assert!(KeySpace::named("a{b}").is_err());
+    }
+
+    #[cfg(feature = "billing")]
+    #[test]
+    fn the_keys_of_billing_are_their_own() {
+        let keys = KeySpace::default();
+        let event = keys.billing_event("stripe", "evt_1");
+        assert_eq!(&*event, b"tg:1:{b.stripe/evt_1}:event");
+        assert_ne!(
+            keys.billing_event("a/b", "c"),
+            keys.billing_event("a", "b/c")
+        );
+        assert_eq!(&*keys.dead_letters("str:ipe"), b"tg:1:{b.str%3aipe}:dead");
+        assert_eq!(&*keys.account("cus_1"), b"tg:1:{c.cus_1}:account");
+        assert_eq!(&*keys.accounts(), b"tg:1:accounts");
     }
 
     #[test]
