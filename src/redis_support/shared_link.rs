@@ -1,12 +1,6 @@
 //! One connection for everybody who needs one, made anew when it breaks.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use redis::{Cmd, Value};
@@ -17,8 +11,6 @@ use super::{
     connector::{Failed, Link},
 };
 
-/// An answer that is late once may be a slow server; twice, the connection may be dead.
-const TIMEOUTS_UNTIL_RECONNECT: u32 = 2;
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
@@ -28,7 +20,6 @@ pub(super) struct SharedLink(Arc<Shared>);
 struct Shared {
     connector: RedisConnector,
     current: watch::Sender<Current>,
-    n_timeouts: AtomicU32,
 }
 
 /// The connection, and the how many-th it is; none while a task makes it.
@@ -60,11 +51,7 @@ impl SharedLink {
     pub(super) fn new(connector: RedisConnector, link: Link) -> Self {
         let link = Some(link);
         let (current, _) = watch::channel(Current { number: 0, link });
-        Self(Arc::new(Shared {
-            connector,
-            current,
-            n_timeouts: AtomicU32::new(0),
-        }))
+        Self(Arc::new(Shared { connector, current }))
     }
 
     pub(super) fn connector(&self) -> &RedisConnector {
@@ -99,15 +86,11 @@ impl SharedLink {
     async fn call(&self, command: Cmd) -> Result<Value, Failed> {
         let (number, mut link) = self.current().await?;
         let answer = link.call(command, self.0.connector.response_timeout).await;
-        let n_timeouts = &self.0.n_timeouts;
-        match &answer {
-            Err(failed) if failed.is_timeout => {
-                if n_timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_UNTIL_RECONNECT {
-                    self.renew(number);
-                }
-            }
-            Err(failed) if failed.is_broken => self.renew(number),
-            _ => n_timeouts.store(0, Ordering::Relaxed),
+        // An answer that is late may never come, and where it was swallowed on the way the next one would pass for it.
+        if let Err(failed) = &answer
+            && (failed.is_broken || failed.is_timeout)
+        {
+            self.renew(number);
         }
         answer
     }
@@ -137,7 +120,6 @@ impl SharedLink {
         if !is_first {
             return;
         }
-        self.0.n_timeouts.store(0, Ordering::Relaxed);
         let shared = Arc::downgrade(&self.0);
         tokio::spawn(async move {
             let mut pauses = pauses();

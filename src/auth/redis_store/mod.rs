@@ -137,7 +137,7 @@ impl RedisKeyStore {
         let mut get = redis::cmd("HMGET");
         get.arg(&*self.key(digest)).arg(&FIELDS);
         let value = self.redis.read(&get).await.map_err(failed)?;
-        fields::read(value).map_err(corrupt)
+        fields::read(value, &digest.to_string()).map_err(corrupt)
     }
 
     async fn digest_of(&self, id: &KeyId) -> Result<Option<KeyDigest>, KeyStoreError> {
@@ -172,13 +172,10 @@ impl RedisKeyStore {
             if records.len() != keys.len() {
                 return Err(foreign(&list));
             }
-            for (key, record) in std::iter::zip(&keys, records) {
-                let record = fields::read(record).map_err(corrupt)?;
-                kept.push(
-                    record
-                        .filter(|kept| kept.record.tenant == *tenant)
-                        .ok_or_else(|| foreign(key))?,
-                );
+            for ((key, digest), record) in keys.iter().zip(batch).zip(records) {
+                let record = fields::read(record, digest).map_err(corrupt)?;
+                let own = record.filter(|kept| kept.record.tenant == *tenant);
+                kept.push(own.ok_or_else(|| foreign(key))?);
             }
         }
         Ok(kept)
@@ -310,7 +307,7 @@ impl KeyStore for RedisKeyStore {
         let (hex, at, channel) = (digest.to_string(), digits(at), self.redis.changes());
         let arguments: [&[u8]; 3] = [hex.as_bytes(), at.as_bytes(), &channel];
         let value = self.redis.run(&REVOKE, &keys, &arguments).await;
-        let kept = fields::read(value.map_err(failed)?).map_err(corrupt)?;
+        let kept = fields::read(value.map_err(failed)?, &hex).map_err(corrupt)?;
         let record = kept.ok_or_else(|| foreign(&keys[0]))?.record;
         self.tell(&digest, record.version);
         Ok(record)
