@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use redis::{Cmd, Value};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 use super::{
     RedisConnector, RedisFault, Script,
@@ -12,6 +15,8 @@ use super::{
 };
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A record that is damaged must not cost a connection each time that it is read.
+const DISTRUST_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 pub(super) struct SharedLink(Arc<Shared>);
@@ -27,6 +32,7 @@ struct Shared {
 struct Current {
     number: u64,
     link: Option<Link>,
+    made_at: Instant,
 }
 
 /// How long to wait before the next attempt to connect.
@@ -50,7 +56,11 @@ struct Down;
 impl SharedLink {
     pub(super) fn new(connector: RedisConnector, link: Link) -> Self {
         let link = Some(link);
-        let (current, _) = watch::channel(Current { number: 0, link });
+        let (current, _) = watch::channel(Current {
+            number: 0,
+            link,
+            made_at: Instant::now(),
+        });
         Self(Arc::new(Shared { connector, current }))
     }
 
@@ -108,6 +118,18 @@ impl SharedLink {
         }
     }
 
+    /// An answer was of another form than its question has: where one was swallowed on the way, each one since then
+    /// answers the question before. Another connection begins anew, unless this one is new itself.
+    pub(super) fn distrust(&self) {
+        let (number, made_at) = {
+            let current = self.0.current.borrow();
+            (current.number, current.made_at)
+        };
+        if made_at.elapsed() >= DISTRUST_AFTER {
+            self.renew(number);
+        }
+    }
+
     /// Has a new connection made in place of this one, unless that is done already.
     fn renew(&self, number: u64) {
         let is_first = self.0.current.send_if_modified(|current| {
@@ -130,6 +152,7 @@ impl SharedLink {
                         shared.current.send_modify(|current| {
                             current.number += 1;
                             current.link = Some(link);
+                            current.made_at = Instant::now();
                         });
                         return;
                     }
