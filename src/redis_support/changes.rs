@@ -147,8 +147,13 @@ impl Changes {
         let mut get = redis::cmd("GET");
         get.arg(&*space.shared_record(Account::Changes));
         let value = link.read(&get).await?;
-        let count: Option<u64> = redis::from_redis_value(value).map_err(RedisFault::unknown)?;
-        Ok(count.unwrap_or(0))
+        match redis::from_redis_value::<Option<u64>>(value) {
+            Ok(count) => Ok(count.unwrap_or(0)),
+            Err(error) => {
+                link.distrust();
+                Err(RedisFault::unknown(error))
+            }
+        }
     }
 }
 

@@ -166,6 +166,11 @@ impl Redis {
         self.0.link.run(script, keys, arguments).await
     }
 
+    /// An answer was not of the form that its question has: the connection may be out of step.
+    pub(crate) fn distrust(&self) {
+        self.0.link.distrust();
+    }
+
     /// Sends a command that changes nothing.
     pub(crate) async fn read(&self, command: &Cmd) -> Result<Value, RedisFault> {
         self.0.link.read(command).await

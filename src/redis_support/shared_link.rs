@@ -1,25 +1,22 @@
 //! One connection for everybody who needs one, made anew when it breaks.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use redis::{Cmd, Value};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 use super::{
     RedisConnector, RedisFault, Script,
     connector::{Failed, Link},
 };
 
-/// An answer that is late once may be a slow server; twice, the connection may be dead.
-const TIMEOUTS_UNTIL_RECONNECT: u32 = 2;
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A record that is damaged must not cost a connection each time that it is read.
+const DISTRUST_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 pub(super) struct SharedLink(Arc<Shared>);
@@ -28,7 +25,6 @@ pub(super) struct SharedLink(Arc<Shared>);
 struct Shared {
     connector: RedisConnector,
     current: watch::Sender<Current>,
-    n_timeouts: AtomicU32,
 }
 
 /// The connection, and the how many-th it is; none while a task makes it.
@@ -36,6 +32,7 @@ struct Shared {
 struct Current {
     number: u64,
     link: Option<Link>,
+    made_at: Instant,
 }
 
 /// How long to wait before the next attempt to connect.
@@ -59,12 +56,12 @@ struct Down;
 impl SharedLink {
     pub(super) fn new(connector: RedisConnector, link: Link) -> Self {
         let link = Some(link);
-        let (current, _) = watch::channel(Current { number: 0, link });
-        Self(Arc::new(Shared {
-            connector,
-            current,
-            n_timeouts: AtomicU32::new(0),
-        }))
+        let (current, _) = watch::channel(Current {
+            number: 0,
+            link,
+            made_at: Instant::now(),
+        });
+        Self(Arc::new(Shared { connector, current }))
     }
 
     pub(super) fn connector(&self) -> &RedisConnector {
@@ -99,15 +96,11 @@ impl SharedLink {
     async fn call(&self, command: Cmd) -> Result<Value, Failed> {
         let (number, mut link) = self.current().await?;
         let answer = link.call(command, self.0.connector.response_timeout).await;
-        let n_timeouts = &self.0.n_timeouts;
-        match &answer {
-            Err(failed) if failed.is_timeout => {
-                if n_timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_UNTIL_RECONNECT {
-                    self.renew(number);
-                }
-            }
-            Err(failed) if failed.is_broken => self.renew(number),
-            _ => n_timeouts.store(0, Ordering::Relaxed),
+        // An answer that is late may never come, and where it was swallowed on the way the next one would pass for it.
+        if let Err(failed) = &answer
+            && (failed.is_broken || failed.is_timeout)
+        {
+            self.renew(number);
         }
         answer
     }
@@ -125,6 +118,18 @@ impl SharedLink {
         }
     }
 
+    /// An answer was of another form than its question has: where one was swallowed on the way, each one since then
+    /// answers the question before. Another connection begins anew, unless this one is new itself.
+    pub(super) fn distrust(&self) {
+        let (number, made_at) = {
+            let current = self.0.current.borrow();
+            (current.number, current.made_at)
+        };
+        if made_at.elapsed() >= DISTRUST_AFTER {
+            self.renew(number);
+        }
+    }
+
     /// Has a new connection made in place of this one, unless that is done already.
     fn renew(&self, number: u64) {
         let is_first = self.0.current.send_if_modified(|current| {
@@ -137,7 +142,6 @@ impl SharedLink {
         if !is_first {
             return;
         }
-        self.0.n_timeouts.store(0, Ordering::Relaxed);
         let shared = Arc::downgrade(&self.0);
         tokio::spawn(async move {
             let mut pauses = pauses();
@@ -148,6 +152,7 @@ impl SharedLink {
                         shared.current.send_modify(|current| {
                             current.number += 1;
                             current.link = Some(link);
+                            current.made_at = Instant::now();
                         });
                         return;
                     }

@@ -53,7 +53,10 @@ pub(crate) async fn find_versioned(
     get.arg(&**key).arg("r").arg("v");
     let value = redis.read(&get).await.map_err(failed)?;
     let fields: Result<(Option<String>, Option<String>), _> = redis::from_redis_value(value);
-    let foreign = || VersionedError::Corrupt(Foreign::at(key).into());
+    let foreign = || {
+        redis.distrust();
+        VersionedError::Corrupt(Foreign::at(key).into())
+    };
     match fields {
         Ok((None, None)) => Ok(None),
         Ok((Some(document), Some(version))) => {
@@ -90,7 +93,10 @@ pub(crate) async fn replace_versioned(
         Some("conflict") => Err(VersionedError::Conflict),
         Some("exists") => Err(VersionedError::Exists),
         Some("missing") => Err(VersionedError::Missing),
-        _ => Err(VersionedError::Corrupt(Foreign::at(key).into())),
+        _ => {
+            redis.distrust();
+            Err(VersionedError::Corrupt(Foreign::at(key).into()))
+        }
     }
 }
 

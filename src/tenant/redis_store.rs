@@ -114,9 +114,12 @@ impl TenantStore for RedisTenantStore {
         let Some((document, version)) = find_versioned(&self.redis, &key).await? else {
             return Ok(None);
         };
-        let mut record: TenantRecord = serde_json::from_str(&document)
-            .map_err(|error| TenantStoreError::Corrupt(error.into()))?;
+        let mut record: TenantRecord = serde_json::from_str(&document).map_err(|error| {
+            self.redis.distrust();
+            TenantStoreError::Corrupt(error.into())
+        })?;
         if record.id != *id {
+            self.redis.distrust();
             return Err(TenantStoreError::Corrupt(Foreign::at(&key).into()));
         }
         record.version = version;

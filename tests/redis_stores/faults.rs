@@ -224,7 +224,7 @@ async fn foreign_values_under_keys_are_corrupt_and_nothing_is_half_written() {
     let keys = RedisKeyStore::new(&redis(&server).await);
     let record_key = key_of(1);
     let (pointer, list) = ("tg:1:{accounts}:i:k1", "tg:1:{accounts}:o:acme");
-    let damages: [&[&str]; 8] = [
+    let damages: [&[&str]; 9] = [
         &["SET", &record_key, "text"],
         &["HSET", &record_key, "r", "{}"],
         &["HSET", &record_key, "r", "not JSON"],
@@ -233,6 +233,8 @@ async fn foreign_values_under_keys_are_corrupt_and_nothing_is_half_written() {
         &["HSET", &record_key, "e", "tomorrow"],
         &["HSET", &record_key, "x", "1"],
         &["HDEL", &record_key, "r"],
+        // A record of another key, as a restore by hand may leave it.
+        &["HSET", &record_key, "d", "another"],
     ];
     for damage in damages {
         let () = server.query(&["FLUSHALL"]);
@@ -246,7 +248,7 @@ async fn foreign_values_under_keys_are_corrupt_and_nothing_is_half_written() {
             .rotate(&id("k1"), noon(), digest(2), record("k2"), noon())
             .await;
         assert!(
-            next.is_err() || damage.contains(&"r"),
+            next.is_err() || damage.contains(&"r") || damage.contains(&"d"),
             "{what}: a rotation needs the record's other fields"
         );
         let revoked = keys.revoke(&id("k1"), noon()).await;

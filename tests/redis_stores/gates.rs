@@ -67,13 +67,13 @@ impl Gate {
 
     /// Waits until a call is answered so; a busy machine may take its time.
     async fn answers(&self, key: &str, status: u16) {
-        for _ in 0..2_000 {
-            if self.status(key).await == status {
-                return;
+        let asking = async {
+            while self.status(key).await != status {
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("not answered {status}");
+        };
+        let answered = tokio::time::timeout(Duration::from_secs(30), asking).await;
+        answered.unwrap_or_else(|_| panic!("not answered {status}"));
     }
 
     async fn issue(&self) -> tollgate::identity::IssuedKey {

@@ -184,9 +184,10 @@ async fn a_cluster_that_loses_the_master_of_the_accounts_is_followed() {
     let master = cluster.master_of("tg:1:{accounts}:n");
     cluster.nodes[master].kill();
     let mut n = 1;
-    let revoked = loop {
+    let (revoked, n_lost) = loop {
+        let n_lost = heard.n_lost();
         match keys.revoke(&id("k1"), noon()).await {
-            Ok(record) => break record,
+            Ok(record) => break (record, n_lost),
             Err(error) => {
                 n += 1;
                 assert!(n < 200, "{error:?}");
@@ -195,7 +196,6 @@ async fn a_cluster_that_loses_the_master_of_the_accounts_is_followed() {
         }
     };
     assert_eq!(revoked.version, 2);
-    let n_lost = heard.n_lost();
     within(15, "the revocation", || {
         heard.has_key(&digest(1), 2) || heard.n_lost() > n_lost
     })

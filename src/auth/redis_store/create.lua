@@ -7,7 +7,7 @@ if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then
 end
 -- First, as it fails where something else has the key: then nothing is written.
 local number = redis.call('INCR', KEYS[4])
-redis.call('HSET', KEYS[1], 'r', ARGV[2], 'v', '1')
+redis.call('HSET', KEYS[1], 'r', ARGV[2], 'v', '1', 'd', ARGV[1])
 if ARGV[3] ~= '' then
   redis.call('HSET', KEYS[1], 'e', ARGV[3])
 end

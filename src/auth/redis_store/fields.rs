@@ -7,8 +7,8 @@ use redis::Value;
 use super::super::KeyRecord;
 use crate::clock::Timestamp;
 
-/// The record, its version, its expiry, its revocation, its last use: what `HMGET` is asked for.
-pub(super) const FIELDS: [&str; 5] = ["r", "v", "e", "x", "u"];
+/// The record, its version, its expiry, its revocation, its last use, its digest: what `HMGET` is asked for.
+pub(super) const FIELDS: [&str; 6] = ["r", "v", "e", "x", "u", "d"];
 
 /// A record and when its key was last used.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(super) struct Kept {
 pub(super) enum BadFields {
     #[error("the hash is none of a key's: it lacks `r` or `v`, or they are no text")]
     Incomplete,
+    #[error("the record is that of another key")]
+    OtherKey,
     #[error("the field `{0}` is no number of the form that it has")]
     Number(&'static str),
     #[error("the field `r` is no key record")]
@@ -45,18 +47,23 @@ pub(super) fn fixed_part(record: &KeyRecord) -> Result<String, serde_json::Error
     serde_json::to_string(&fixed)
 }
 
-/// What [`FIELDS`] hold; `None` when there is no such hash.
-pub(super) fn read(value: Value) -> Result<Option<Kept>, BadFields> {
-    let fields: [Option<String>; 5] = redis::from_redis_value::<Vec<Option<String>>>(value)
+/// What [`FIELDS`] hold of the key of this digest; `None` when there is no such hash.
+///
+/// The digest is compared: an answer that was meant for another question must not pass for this key's.
+pub(super) fn read(value: Value, digest: &str) -> Result<Option<Kept>, BadFields> {
+    let fields: [Option<String>; 6] = redis::from_redis_value::<Vec<Option<String>>>(value)
         .ok()
         .and_then(|fields| fields.try_into().ok())
         .ok_or(BadFields::Incomplete)?;
-    let [record, version, expiry, revoked, used] = fields;
+    let [record, version, expiry, revoked, used, own_digest] = fields;
     let (record, version) = match (record, version) {
         (None, None) if expiry.is_none() && revoked.is_none() => return Ok(None),
         (Some(record), Some(version)) => (record, version),
         _ => return Err(BadFields::Incomplete),
     };
+    if own_digest.as_deref() != Some(digest) {
+        return Err(BadFields::OtherKey);
+    }
     let mut record: KeyRecord = serde_json::from_str(&record).map_err(BadFields::Record)?;
     record.version = version.parse().map_err(|_| BadFields::Number("v"))?;
     record.expires_at = time("e", expiry)?;
@@ -91,12 +98,12 @@ mod tests {
         }
 
         #[test]
-        fn whatever_stands_there_is_read_or_refused(texts in proptest::collection::vec(proptest::option::of(any::<String>()), 0..7)) {
+        fn whatever_stands_there_is_read_or_refused(texts in proptest::collection::vec(proptest::option::of(any::<String>()), 0..8)) {
             let values = texts.iter().map(|text| match text {
                 Some(text) => Value::BulkString(text.clone().into_bytes()),
                 None => Value::Nil,
             });
-            let _ = read(Value::Array(values.collect()));
+            let _ = read(Value::Array(values.collect()), "digest");
         }
     }
 }

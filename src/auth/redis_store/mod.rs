@@ -51,7 +51,7 @@ const MAX_BATCH: usize = 128;
 ///
 /// # What it costs
 ///
-/// One command for a key that is not cached, two for a change. A key takes about 700 bytes of the server's memory, on
+/// One command for a key that is not cached, two for a change. A key takes about 900 bytes of the server's memory, on
 /// one master of a Cluster.
 ///
 /// Cloning gives another handle.
@@ -92,15 +92,6 @@ fn failed(fault: RedisFault) -> KeyStoreError {
     }
 }
 
-/// Something stands under a key that does not belong there.
-fn foreign(key: &[u8]) -> KeyStoreError {
-    KeyStoreError::Corrupt(Foreign::at(key).into())
-}
-
-fn corrupt(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> KeyStoreError {
-    KeyStoreError::Corrupt(cause.into())
-}
-
 impl RedisKeyStore {
     /// A store over a handle that is connected already.
     #[must_use]
@@ -123,6 +114,17 @@ impl RedisKeyStore {
         Ok(Self::new(&Redis::connect(url).await?))
     }
 
+    /// What was answered is no answer to what was asked: something else stands there, or the connection is out of step.
+    fn corrupt(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> KeyStoreError {
+        self.redis.distrust();
+        KeyStoreError::Corrupt(cause.into())
+    }
+
+    /// Something stands under a key that does not belong there.
+    fn foreign(&self, key: &[u8]) -> KeyStoreError {
+        self.corrupt(Foreign::at(key))
+    }
+
     fn key(&self, digest: &KeyDigest) -> Key {
         self.redis.account(Account::Key(&digest.to_string()))
     }
@@ -137,7 +139,7 @@ impl RedisKeyStore {
         let mut get = redis::cmd("HMGET");
         get.arg(&*self.key(digest)).arg(&FIELDS);
         let value = self.redis.read(&get).await.map_err(failed)?;
-        fields::read(value).map_err(corrupt)
+        fields::read(value, &digest.to_string()).map_err(|cause| self.corrupt(cause))
     }
 
     async fn digest_of(&self, id: &KeyId) -> Result<Option<KeyDigest>, KeyStoreError> {
@@ -148,7 +150,7 @@ impl RedisKeyStore {
             Value::Nil => Ok(None),
             value => {
                 let digest = status(&value).and_then(KeyDigest::from_hex);
-                digest.map(Some).ok_or_else(|| foreign(&key))
+                digest.map(Some).ok_or_else(|| self.foreign(&key))
             }
         }
     }
@@ -159,7 +161,8 @@ impl RedisKeyStore {
         let mut range = redis::cmd("LRANGE");
         range.arg(&*list).arg(0).arg(-1);
         let value = self.redis.read(&range).await.map_err(failed)?;
-        let digests: Vec<String> = redis::from_redis_value(value).map_err(corrupt)?;
+        let digests: Vec<String> =
+            redis::from_redis_value(value).map_err(|cause| self.corrupt(cause))?;
         let mut kept = Vec::with_capacity(digests.len());
         for batch in digests.chunks(MAX_BATCH) {
             let keys: Vec<Key> = batch
@@ -168,17 +171,15 @@ impl RedisKeyStore {
                 .collect();
             let none: [&[u8]; 0] = [];
             let records = self.redis.run(&READ, &keys, &none).await.map_err(failed)?;
-            let records: Vec<Value> = redis::from_redis_value(records).map_err(corrupt)?;
+            let records: Vec<Value> =
+                redis::from_redis_value(records).map_err(|cause| self.corrupt(cause))?;
             if records.len() != keys.len() {
-                return Err(foreign(&list));
+                return Err(self.foreign(&list));
             }
-            for (key, record) in std::iter::zip(&keys, records) {
-                let record = fields::read(record).map_err(corrupt)?;
-                kept.push(
-                    record
-                        .filter(|kept| kept.record.tenant == *tenant)
-                        .ok_or_else(|| foreign(key))?,
-                );
+            for ((key, digest), record) in keys.iter().zip(batch).zip(records) {
+                let record = fields::read(record, digest).map_err(|cause| self.corrupt(cause))?;
+                let own = record.filter(|kept| kept.record.tenant == *tenant);
+                kept.push(own.ok_or_else(|| self.foreign(key))?);
             }
         }
         Ok(kept)
@@ -197,7 +198,7 @@ impl New {
     fn of(digest: &KeyDigest, record: &KeyRecord) -> Result<Self, KeyStoreError> {
         Ok(Self {
             digest: digest.to_string(),
-            fixed: fixed_part(record).map_err(corrupt)?,
+            fixed: fixed_part(record).map_err(|cause| KeyStoreError::Corrupt(cause.into()))?,
             expiry: digits_or_none(record.expires_at),
             revoked: digits_or_none(record.revoked_at),
         })
@@ -216,7 +217,7 @@ impl KeyStore for RedisKeyStore {
         };
         match self.find(&digest).await? {
             Some(record) if record.id == *id => Ok(Some(record)),
-            _ => Err(foreign(&self.redis.account(Account::KeyId(id.as_str())))),
+            _ => Err(self.foreign(&self.redis.account(Account::KeyId(id.as_str())))),
         }
     }
 
@@ -252,7 +253,7 @@ impl KeyStore for RedisKeyStore {
         match status(&value.map_err(failed)?) {
             Some("ok") => {}
             Some("exists") => return Err(KeyStoreError::AlreadyExists),
-            _ => return Err(foreign(&keys[0])),
+            _ => return Err(self.foreign(&keys[0])),
         }
         self.tell(&digest, 1);
         Ok(Arc::new(record))
@@ -295,7 +296,7 @@ impl KeyStore for RedisKeyStore {
                 return Err(match status(&value) {
                     Some("exists") => KeyStoreError::AlreadyExists,
                     Some("unusable") => KeyStoreError::NotUsable,
-                    _ => foreign(&keys[0]),
+                    _ => self.foreign(&keys[0]),
                 });
             }
         };
@@ -310,8 +311,9 @@ impl KeyStore for RedisKeyStore {
         let (hex, at, channel) = (digest.to_string(), digits(at), self.redis.changes());
         let arguments: [&[u8]; 3] = [hex.as_bytes(), at.as_bytes(), &channel];
         let value = self.redis.run(&REVOKE, &keys, &arguments).await;
-        let kept = fields::read(value.map_err(failed)?).map_err(corrupt)?;
-        let record = kept.ok_or_else(|| foreign(&keys[0]))?.record;
+        let kept =
+            fields::read(value.map_err(failed)?, &hex).map_err(|cause| self.corrupt(cause))?;
+        let record = kept.ok_or_else(|| self.foreign(&keys[0]))?.record;
         self.tell(&digest, record.version);
         Ok(record)
     }

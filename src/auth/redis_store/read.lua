@@ -2,6 +2,6 @@
 -- KEYS: the records.
 local records = {}
 for place, key in ipairs(KEYS) do
-  records[place] = redis.call('HMGET', key, 'r', 'v', 'e', 'x', 'u')
+  records[place] = redis.call('HMGET', key, 'r', 'v', 'e', 'x', 'u', 'd')
 end
 return records

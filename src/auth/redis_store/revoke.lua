@@ -9,4 +9,4 @@ if version and string.match(version, '^%d+$') and not revoked then
   redis.call('HSET', KEYS[1], 'x', ARGV[2])
   redis.pcall('PUBLISH', ARGV[3], string.format('%.0f k %s %.0f', number, ARGV[1], version))
 end
-return redis.call('HMGET', KEYS[1], 'r', 'v', 'e', 'x', 'u')
+return redis.call('HMGET', KEYS[1], 'r', 'v', 'e', 'x', 'u', 'd')

@@ -22,7 +22,7 @@ local number = redis.call('INCRBY', KEYS[5], 2)
 if not expiry or ARGV[3] < expiry then
   redis.call('HSET', KEYS[1], 'e', ARGV[3])
 end
-redis.call('HSET', KEYS[2], 'r', ARGV[5], 'v', '1')
+redis.call('HSET', KEYS[2], 'r', ARGV[5], 'v', '1', 'd', ARGV[4])
 if ARGV[6] ~= '' then
   redis.call('HSET', KEYS[2], 'e', ARGV[6])
 end

@@ -89,7 +89,10 @@ impl RedisCounterSink {
             Ok(Value::Int(0)) => Ok(Verdict::Accepted),
             Ok(Value::Int(-1)) => Ok(Verdict::Duplicate),
             Ok(Value::Int(_)) => Ok(UNUSABLE),
-            Ok(_) => Err(RedisFault::unknown("the script answers something else")),
+            Ok(_) => {
+                self.redis.distrust();
+                Err(RedisFault::unknown("the script answers something else"))
+            }
             Err(fault) if fault.is_foreign_value() => Ok(UNUSABLE),
             Err(fault) => Err(fault),
         }
