@@ -250,9 +250,12 @@ impl Trip {
     }
 
     async fn run(mut self, reply: Option<oneshot::Sender<Answered>>) {
-        let sent = self.store.now();
+        let mut sent = self.store.now();
         let decided = {
             let call = self.call.as_call();
+            if let Some((time, _)) = self.store.time_of(&call) {
+                sent = sent.min(time);
+            }
             let applied = self.applied(&call);
             self.store.decide_applied(&call, &applied).await
         };
