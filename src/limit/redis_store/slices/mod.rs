@@ -2,6 +2,7 @@
 
 mod cell;
 mod hand;
+mod landing;
 mod serve;
 mod trip;
 

@@ -20,7 +20,8 @@ use super::{
     Slices,
     cell::Cell,
     hand::Take,
-    trip::{Part, Trip},
+    landing::Part,
+    trip::Trip,
 };
 
 /// Whether units of a rule can be taken in advance. Overage is money: which call was above the limit is decided

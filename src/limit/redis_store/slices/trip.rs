@@ -8,8 +8,7 @@ use tokio::sync::{futures::OwnedNotified, oneshot};
 use super::{
     super::{
         super::{
-            compile::CompiledAlgorithm,
-            decision::{Decision, Hold, Holds, Outcome, Receipt, RuleState},
+            decision::{Decision, Hold, Holds, Receipt},
             store::{LimitCall, LimitStoreError, OwnedLimitCall, Settlement},
         },
         answer::{Applied, applied},
@@ -17,46 +16,14 @@ use super::{
     },
     Slices,
     cell::Cell,
-    hand::{Parcel, Refusal, Seen, Since, Take},
+    hand::Take,
+    landing::{Landing, Part, Parts, refused},
     serve::is_leased,
 };
 use crate::clock::micros;
 
 /// How long no slice is fetched ahead of need after a failure.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
-
-/// One leased rule of a trip.
-#[derive(Debug)]
-pub(super) struct Part {
-    index: usize,
-    cell: Arc<Cell>,
-    /// What the call takes of the rule.
-    amount: u64,
-    /// The units are in hand already, debited in this period; else the trip charges them.
-    covered: Option<u64>,
-    /// The units to be brought along.
-    wanted: u64,
-    /// This trip alone brings a slice for the cell.
-    is_claimed: bool,
-    since: Since,
-}
-
-impl Part {
-    /// A slice ahead of need: no call takes anything.
-    pub(super) const fn top_up(index: usize, cell: Arc<Cell>, wanted: u64, since: Since) -> Self {
-        Self {
-            index,
-            cell,
-            amount: 0,
-            covered: Some(0),
-            wanted,
-            is_claimed: true,
-            since,
-        }
-    }
-}
-
-type Parts = SmallVec<[Part; 3]>;
 
 /// A trip, which runs in a task of its own: whoever asked may leave, and what was debited is in hand all the same.
 pub(super) struct Trip {
@@ -137,7 +104,34 @@ impl Slices {
                     may_wait = false;
                 }
                 Begun::Again => {}
-                Begun::Trip(parts) => return travel(store, call, parts).await,
+                Begun::Trip(parts) => {
+                    let decision = travel(store, call, parts).await?;
+                    if decision.is_admitted() {
+                        return Ok(decision);
+                    }
+                    // The last units may just have come with a slice.
+                    self.all_landed(store, call, &applied).await;
+                    let served = self.try_serve(store, call, &applied);
+                    let served = served.filter(Decision::is_admitted);
+                    return Ok(served.unwrap_or(decision));
+                }
+            }
+        }
+    }
+
+    /// Waits for the slices of a call that are on their way.
+    async fn all_landed(&self, store: &Arc<Inner>, call: &LimitCall<'_>, applied: &[Applied<'_>]) {
+        let prepared = store.prepared(call.set);
+        for rule in applied {
+            if rule.has_count
+                && is_leased(rule.rule)
+                && let Some(cell) = self.cell(store, &prepared, call, rule)
+            {
+                let landed = cell.landed.notified();
+                let is_refilling = cell.hand().is_refilling();
+                if is_refilling {
+                    landed.await;
+                }
             }
         }
     }
@@ -346,125 +340,5 @@ impl Drop for Trip {
                 part.cell.landed.notify_waiters();
             }
         }
-    }
-}
-
-/// The rule that refused, and for how long: `None` for ever.
-fn refused(outcome: &Outcome) -> Option<(usize, Option<Duration>)> {
-    match outcome {
-        Outcome::Refused {
-            rule, retry_after, ..
-        } => Some((*rule, *retry_after)),
-        Outcome::Admitted { .. } => None,
-    }
-}
-
-/// What a trip has brought.
-struct Landing<'a> {
-    slices: &'a Slices,
-    call: &'a LimitCall<'a>,
-    sent: u64,
-    /// The server's time of the decision.
-    time: u64,
-    refused: Option<(usize, Option<Duration>)>,
-}
-
-impl Landing<'_> {
-    fn land(
-        &self,
-        store: &Arc<Inner>,
-        part: &Part,
-        charged: Option<Hold>,
-        state: Option<&mut RuleState>,
-    ) {
-        let Self { slices, sent, .. } = *self;
-        let now = store.now();
-        let asked = if part.covered.is_some() {
-            0
-        } else {
-            part.amount
-        };
-        let brought = charged.map_or(0, |hold| hold.amount.saturating_sub(asked));
-        if let (true, Some(packed)) = (part.is_claimed, slices.packed(store, self.call, part.index))
-        {
-            part.cell.pack(packed);
-        }
-        let mut hand = part.cell.hand();
-        let mut returns = SmallVec::new();
-        let is_current = hand.since.n_resets == part.since.n_resets;
-        if let Some(state) = state {
-            if is_current {
-                hand.see(Seen {
-                    remaining: state.remaining,
-                    reset_at: state
-                        .reset()
-                        .map(|reset| sent.saturating_add(micros(reset))),
-                    window_micros: state.window().map(micros),
-                });
-            }
-            if brought > 0
-                && is_current
-                && let Some(hold) = charged
-            {
-                let slice = Parcel {
-                    units: brought,
-                    period: hold.period,
-                    ends: self.ends(part.index, hold, state),
-                };
-                returns = hand.add(slice, now, slices.units);
-            }
-            if part.covered.is_some() {
-                state.exceeded = false;
-            }
-            state.remaining = state
-                .remaining
-                .saturating_add(hand.live(now))
-                .min(state.limit);
-        }
-        if let Some((rule, wait)) = self.refused
-            && rule == part.index
-            && part.covered.is_none()
-            && hand.since == part.since
-        {
-            // Units of other processes may come back within their lease.
-            let most = slices.lease_micros;
-            hand.refuse(Refusal {
-                cost: part.amount,
-                until: sent.saturating_add(wait.map_or(most, micros).min(most)),
-                is_for_ever: wait.is_none(),
-            });
-        }
-        if part.is_claimed {
-            hand.landed();
-        }
-        drop(hand);
-        part.cell.give_back(store, &returns);
-        if brought > 0 && is_current {
-            slices.note_lease(&part.cell);
-        }
-        if let (Some(period), Some(_)) = (part.covered, self.refused) {
-            slices.put_back(store, &part.cell, part.amount, period, now);
-        }
-        if part.is_claimed {
-            part.cell.landed.notify_waiters();
-        }
-    }
-
-    /// When the units of a slice may no longer be served: after the lease time, and with the cell of a window or the
-    /// period of a quota that they were counted in. Reckoned from before the trip, so never too late.
-    fn ends(&self, index: usize, hold: Hold, state: &RuleState) -> u64 {
-        let rule = self.call.set.rules().get(index);
-        let left = match rule.map(|rule| rule.compiled()) {
-            Some(CompiledAlgorithm::SlidingWindow(window)) => {
-                let end = hold
-                    .period
-                    .saturating_add(1)
-                    .saturating_mul(window.cell_micros());
-                end.saturating_sub(self.time).min(window.cell_micros())
-            }
-            Some(CompiledAlgorithm::Quota(_)) => state.reset().map_or(0, micros),
-            _ => u64::MAX,
-        };
-        self.sent.saturating_add(left.min(self.slices.lease_micros))
     }
 }
