@@ -21,31 +21,33 @@ full_at = full_at + interval
 redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', math.ceil((full_at - now) / 1000) + 1)
 return {0, 0}";
 
-fn integer(packed: &mut Vec<u8>, n: u64) {
-    packed.push(0xcf);
-    packed.extend_from_slice(&n.to_be_bytes());
-}
+/// A number of four bytes, none of which is zero: redis-benchmark ends an argument at one.
+const LARGE: [u8; 5] = [0xce, 0x11, 0x11, 0x11, 0x11];
+/// As good as a zero where it stands.
+const NONE: u8 = 0xff;
+/// As good as a zero for a rule that refuses and wants nothing.
+const REFUSES: u8 = 0xfe;
 
 fn text(packed: &mut Vec<u8>, text: &str) {
     packed.push(0xa0 | u8::try_from(text.len()).expect("short"));
     packed.extend_from_slice(text.as_bytes());
 }
 
-/// A batch of one call of so many buckets in one hash, as `decide.lua` says: a million units in a second.
+/// A batch of one call of so many buckets in one hash, as `decide.lua` says: a unit in a microsecond.
 pub(crate) fn argument(rules: u8) -> Vec<u8> {
     let mut packed = vec![0x94];
-    integer(&mut packed, 10_000_000);
+    packed.extend(LARGE);
     packed.extend([0x91, 0x90 | rules]);
     for rule in 0..rules {
         text(&mut packed, &format!("bucket rate{rule}"));
     }
-    packed.extend([0x91, 0x93 + rules, 1, 0, 0]);
+    packed.extend([0x91, 0x93 + rules, 1, NONE, NONE]);
     for rule in 0..rules {
-        // A bucket, its slot, one unit, one that refuses, no thresholds; ticks and burst.
-        packed.extend([0x98, 1, rule + 1, 1, 0, 0x90, 1, 1]);
-        integer(&mut packed, 1_000_000);
+        // A bucket, its slot, one unit, no thresholds; ticks and burst.
+        packed.extend([0x98, 1, rule + 1, 1, REFUSES, 0x90, 1, 1]);
+        packed.extend(LARGE);
     }
-    packed.push(0);
+    packed.push(NONE);
     packed
 }
 

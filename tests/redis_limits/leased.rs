@@ -1,6 +1,7 @@
 //! Leased mode: slices in hand of several stores, as several processes have them.
 
 use std::{
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -8,14 +9,17 @@ use std::{
     time::Duration,
 };
 
+use http::{Request, Response, StatusCode};
 use tollgate::{
-    clock::ManualClock,
+    clock::{Clock, ManualClock, SystemClock},
     limit::{
-        Concurrency, Cost, Decision, Lease, LimitCall, LimitSet, LimitStore, LimitStoreError,
-        Outcome, Quota, Rate, RedisLimits, ScopeValues, Settlement, Window,
+        Concurrency, Cost, Decision, Lease, LimitCall, LimitLayer, LimitSet, LimitStore,
+        LimitStoreError, OnStoreFailure, Outcome, Quota, Rate, RedisLimits, Rule, ScopeValues,
+        Settlement, Window,
     },
     redis_support::RedisConnector,
 };
+use tower::{Layer, ServiceExt, service_fn};
 
 use super::{ask, call, limits, set_of};
 use crate::common::redis::RedisServer;
@@ -89,15 +93,12 @@ fn n_scripts(server: &RedisServer) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eight_stores_never_admit_more_than_the_limit_and_spend_what_they_hold() {
     let server = RedisServer::start();
-    for (number, rule) in [
+    let rules: [Rule; 3] = [
         Quota::monthly(100).into(),
         Rate::per_day(100).into(),
         Window::new(100, DAY).into(),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let rule: tollgate::limit::Rule = rule;
+    ];
+    for (number, rule) in rules.into_iter().enumerate() {
         let tenant = format!("race-{number}");
         let stores = several(&server, 8, Lease::of(10).time(LONG)).await;
         let tasks: Vec<_> = (0..1_000)
@@ -191,7 +192,7 @@ async fn what_is_unspent_goes_back_at_the_end_of_the_process_or_of_its_last_hand
                 Rate::per_day(10_000).into(),
                 Window::new(10_000, DAY).into(),
                 Quota::monthly(10_000).into(),
-            ] as [tollgate::limit::Rule; 3],
+            ] as [Rule; 3],
         );
         assert_eq!(n_admitted(&store, &set, 40).await, 40);
         store.flush().await;
@@ -229,6 +230,37 @@ async fn a_slice_that_lapses_is_not_served_and_goes_back_by_itself() {
         patience -= 1;
         assert!(patience > 0, "{:?}", used(&server, &set).await);
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stepped_wall_clock_of_the_host_mints_nothing() {
+    let server = RedisServer::start();
+    let hour = Duration::from_secs(3_600);
+    for (number, lease) in [None, Some(Lease::of(10))].into_iter().enumerate() {
+        let clock = ManualClock::default();
+        clock.set_wall(SystemClock::new().now().wall());
+        let connector = RedisConnector::single(server.url()).unwrap();
+        let connector = connector.response_timeout(Duration::from_secs(5));
+        let builder = RedisLimits::builder(connector).clock(Arc::new(clock.clone()));
+        let builder = match lease {
+            Some(lease) => builder.leased(lease),
+            None => builder,
+        };
+        let store = builder.connect().await.unwrap();
+        let rules: [(Rule, &str); 2] = [
+            (Rate::per_day(100).into(), "bucket"),
+            (Quota::monthly(100).into(), "quota"),
+        ];
+        for (rule, unit) in rules {
+            let set = set_of(&format!("stepped-{number}-{unit}"), [rule]);
+            assert_eq!(n_admitted(&store, &set, 150).await, 100);
+            let wall = clock.now().wall();
+            for stepped in [wall.saturating_add(hour), wall.saturating_sub(hour), wall] {
+                clock.set_wall(stepped);
+                assert_eq!(n_admitted(&store, &set, 50).await, 0, "{unit}");
+            }
+        }
     }
 }
 
@@ -415,6 +447,43 @@ async fn a_server_that_is_gone_leaves_what_is_in_hand_until_its_lease_ends() {
         assert!(patience > 0, "the store does not recover");
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
+}
+
+#[tokio::test]
+async fn a_layer_serves_what_is_in_hand_while_its_breaker_is_open() {
+    let mut server = RedisServer::start();
+    let clock = ManualClock::default();
+    let store = with_clock(&server, Lease::of(50), &clock).await;
+    let rule = Quota::monthly(10_000).on_store_failure(OnStoreFailure::Deny);
+    let busy = LimitLayer::new(store, [rule]).unwrap();
+    let busy = busy.by(|head| {
+        head.headers()
+            .get("x-team")?
+            .to_str()
+            .ok()
+            .map(str::to_owned)
+    });
+    let answer =
+        service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(String::new())));
+    let service = busy.deadline(Duration::from_secs(5)).layer(answer);
+    let status = async |team: &str| {
+        let request = Request::builder().header("x-team", team).body(()).unwrap();
+        service.clone().oneshot(request).await.unwrap().status()
+    };
+    for _ in 0..40 {
+        assert_eq!(status("busy").await, StatusCode::OK);
+    }
+    server.kill();
+    // Others have nothing in hand: enough of them open the breaker.
+    for n in 0..8 {
+        assert_eq!(
+            status(&format!("other-{n}")).await,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+        assert_eq!(status("busy").await, StatusCode::OK);
+    }
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(status("busy").await, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]

@@ -172,7 +172,7 @@ fn no_history_admits_more_than_the_bounds_or_refuses_earlier() {
         .unwrap();
     let number = std::cell::Cell::new(0);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 40,
+        cases: 24,
         failure_persistence: None,
         max_shrink_iters: 200,
         ..ProptestConfig::default()

@@ -673,7 +673,7 @@ end
 -- is left, and none that would reach a threshold, which a call has to reach.
 local function slice(kind, state, rule, amount, now)
   local wanted = floor(rule[4] / 2)
-  if wanted == 0 or not left[kind] then return 0 end
+  if wanted <= 0 or not left[kind] then return 0 end
   local free, limit = left[kind](state, rule, now)
   free = free - amount
   local share = floor(free / SHARE)
