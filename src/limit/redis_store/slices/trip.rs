@@ -246,7 +246,11 @@ impl Trip {
     async fn run(mut self, reply: Option<oneshot::Sender<Answered>>) {
         let mut sent = self.store.now();
         let decided = {
-            let call = self.call.as_call();
+            let mut call = self.call.as_call();
+            if !self.is_call {
+                // The call that began it is decided.
+                call.now = self.store.clock.now();
+            }
             if let Some((time, _)) = self.store.time_of(&call) {
                 sent = sent.min(time);
             }
