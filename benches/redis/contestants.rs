@@ -54,10 +54,20 @@ pub(crate) struct Contestants<'a> {
     digests: (String, String),
 }
 
-fn set(tenant: &str, rule: impl Into<Rule>) -> Arc<LimitSet> {
+fn set<R: Into<Rule>>(tenant: &str, rules: impl IntoIterator<Item = R>) -> Arc<LimitSet> {
     let owner = Owner::tenant(TenantId::new(tenant).expect("a name"));
-    let rules = RuleSet::compile([rule.into()]).expect("legal rules");
+    let rules = RuleSet::compile(rules).expect("legal rules");
     Arc::new(LimitSet::new(owner, rules))
+}
+
+/// Buckets that never run out, with bursts of which an eighth is more than any slice.
+fn rates(n: usize) -> impl Iterator<Item = Rule> {
+    (0..n).map(|number| {
+        Rate::per_second(1_000_000)
+            .burst(1_000_000)
+            .named(format!("rate-{number}"))
+            .into()
+    })
 }
 
 async fn connect(server: &RedisServer, lease: Option<u64>) -> RedisLimits {
@@ -153,7 +163,7 @@ impl<'a> Contestants<'a> {
             ("leased-10", &self.leased_10),
             ("leased-100", &self.leased_100),
         ] {
-            let (limits, set) = (Arc::new(limits.clone()), set(name, Quota::monthly(2)));
+            let (limits, set) = (Arc::new(limits.clone()), set(name, [Quota::monthly(2)]));
             let admitted: Vec<bool> = self.runtime.block_on(async {
                 let mut admitted = Vec::new();
                 for _ in 0..3 {
@@ -176,8 +186,17 @@ impl<'a> Contestants<'a> {
         assert_eq!(values[1..4], [Value::Int(6), Value::Int(0), Value::Int(1)]);
     }
 
-    /// Runs 64 tasks until the slice is over.
+    /// Runs 64 tasks until the slice is over, after a shorter one in which slices of limits grow to their size.
     fn slice<F, T>(&self, task: F) -> Measured
+    where
+        F: Fn(usize, Instant, Arc<AtomicU64>) -> T,
+        T: Future<Output = ()> + Send + 'static,
+    {
+        self.run(&task, SLICE / 3);
+        self.run(&task, SLICE)
+    }
+
+    fn run<F, T>(&self, task: &F, time: Duration) -> Measured
     where
         F: Fn(usize, Instant, Arc<AtomicU64>) -> T,
         T: Future<Output = ()> + Send + 'static,
@@ -188,7 +207,7 @@ impl<'a> Contestants<'a> {
         let started = Instant::now();
         self.runtime.block_on(async {
             let tasks: Vec<_> = (0..TASKS)
-                .map(|number| tokio::spawn(task(number, started + SLICE, Arc::clone(&n_decided))))
+                .map(|number| tokio::spawn(task(number, started + time, Arc::clone(&n_decided))))
                 .collect();
             for task in tasks {
                 task.await.expect("no panic");
@@ -205,15 +224,11 @@ impl<'a> Contestants<'a> {
         }
     }
 
-    fn limits(&self, limits: &RedisLimits, name: &str) -> Measured {
+    fn limits(&self, limits: &RedisLimits, name: &str, n_rules: usize) -> Measured {
         let limits = Arc::new(limits.clone());
         let clock = Arc::new(SystemClock::new());
         self.slice(|number, until, n_decided| {
-            let set = set(
-                &format!("{name}-{number}"),
-                // A burst that an eighth of is more than any slice, and that never runs out.
-                Rate::per_second(1_000_000).burst(1_000_000),
-            );
+            let set = set(&format!("{name}-{n_rules}-{number}"), rates(n_rules));
             let (limits, clock) = (Arc::clone(&limits), Arc::clone(&clock));
             async move {
                 let mut n = 0;
@@ -272,13 +287,15 @@ impl<'a> Contestants<'a> {
         let scripts = |rules| raw::ours(self.server, ours, RUNS_OF_A_BENCHMARK, rules);
         let one = scripts(1);
         Round {
-            exact: self.limits(&self.exact, "exact"),
-            leased_10: self.limits(&self.leased_10, "leased-10"),
-            leased_100: self.limits(&self.leased_100, "leased-100"),
+            exact: self.limits(&self.exact, "exact", 1),
+            exact_3: self.limits(&self.exact, "exact", 3),
+            exact_5: self.limits(&self.exact, "exact", 5),
+            leased_10: self.limits(&self.leased_10, "leased-10", 1),
+            leased_100: self.limits(&self.leased_100, "leased-100", 1),
             multiplexed: self.multiplexed(),
             pool: self.pool(),
             benchmark: one.0,
-            rules: [one.1, scripts(3).1, scripts(5).1],
+            rules: [one.1, scripts(3).1],
             gcra: raw::gcra(self.server, gcra, RUNS_OF_A_BENCHMARK).1,
         }
     }

@@ -34,8 +34,8 @@ struct Round {
     multiplexed: Measured,
     pool: Measured,
     benchmark: f64,
-    /// The server's CPU for a script run: one, three and five rules, and a script of GCRA alone.
-    rules: [f64; 3],
+    /// The server's CPU for a script run with one and three rules, and of a script of GCRA alone.
+    rules: [f64; 2],
     gcra: f64,
 }
 

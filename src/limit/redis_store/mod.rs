@@ -38,6 +38,8 @@ use crate::{
     redis_support::{RedisConnector, RedisStartError},
 };
 
+/// How often what is on its way is waited for when slices are given back.
+const MAX_FLUSHES: u32 = 100;
 const DECIDE: &str = include_str!("decide.lua");
 
 /// Counts in Redis, shared by every process: one script call decides all rules of a request.
@@ -189,6 +191,14 @@ impl RedisLimits {
     /// given back when the last handle is dropped, if the runtime still runs then. Does nothing in exact mode.
     pub async fn return_slices(&self) {
         if let Some(slices) = &self.inner.slices {
+            // A slice that is on its way lands first. Where calls go on there is always one.
+            for _ in 0..MAX_FLUSHES {
+                if !slices.is_fetching() {
+                    break;
+                }
+                self.flush().await;
+                tokio::task::yield_now().await;
+            }
             slices.return_all(&self.inner);
         }
         self.flush().await;

@@ -8,7 +8,10 @@ mod trip;
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -121,6 +124,8 @@ pub(super) struct Slices {
     /// The slices in the order in which they lapse.
     due: Mutex<VecDeque<(Instant, Weak<Cell>)>>,
     returning: OnceLock<AbortHandle>,
+    /// Trips that have begun and not landed.
+    n_trips: AtomicUsize,
 }
 
 /// Every cell that is alive.
@@ -149,6 +154,7 @@ impl Slices {
             kept: Cache::new(KEPT_CELLS),
             due: Mutex::default(),
             returning: OnceLock::new(),
+            n_trips: AtomicUsize::new(0),
         }
     }
 
@@ -245,6 +251,11 @@ impl Slices {
     fn note_lease(&self, cell: &Arc<Cell>) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         due.push_back((Instant::now() + self.time, Arc::downgrade(cell)));
+    }
+
+    /// Whether slices are on their way.
+    pub(super) fn is_fetching(&self) -> bool {
+        self.n_trips.load(Ordering::Relaxed) > 0
     }
 
     /// Gives back everything in hand.

@@ -1,6 +1,10 @@
 //! Calls that make a trip, and bring slices along.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use smallvec::SmallVec;
 use tokio::sync::{futures::OwnedNotified, oneshot};
@@ -32,6 +36,7 @@ pub(super) struct Trip {
     parts: Parts,
     /// Whether the call itself is decided, by all its rules.
     is_call: bool,
+    is_under_way: bool,
 }
 
 /// A decision on its way to whoever asked. One that nobody takes is undone.
@@ -233,11 +238,16 @@ impl Trip {
             call: call.to_owned(),
             parts,
             is_call: false,
+            is_under_way: false,
         }
     }
 
     /// Starts the trip. Outside of a runtime nothing is fetched.
-    pub(super) fn begin(self, reply: Option<oneshot::Sender<Answered>>) {
+    pub(super) fn begin(mut self, reply: Option<oneshot::Sender<Answered>>) {
+        if let Some(slices) = &self.store.slices {
+            slices.n_trips.fetch_add(1, Ordering::Relaxed);
+            self.is_under_way = true;
+        }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(self.run(reply));
         }
@@ -343,6 +353,9 @@ impl Drop for Trip {
                 part.cell.hand().failed(now.saturating_add(pause));
                 part.cell.landed.notify_waiters();
             }
+        }
+        if self.is_under_way {
+            slices.n_trips.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
