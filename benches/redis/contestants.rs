@@ -66,7 +66,6 @@ fn rates(n: usize) -> impl Iterator<Item = Rule> {
         Rate::per_second(1_000_000)
             .burst(1_000_000)
             .named(format!("rate-{number}"))
-            .into()
     })
 }
 
