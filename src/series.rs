@@ -90,9 +90,19 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "Decisions and settlements that those runs held.",
     ),
     (
+        "tollgate_limit_redis_leased_total",
+        Kind::Counter,
+        "Decisions that were made from slices in hand, without Redis.",
+    ),
+    (
         "tollgate_limit_redis_reconnects_total",
         Kind::Counter,
         "Connections to Redis that were made anew.",
+    ),
+    (
+        "tollgate_limit_redis_returned_units_total",
+        Kind::Counter,
+        "Units of slices that were given back unspent.",
     ),
     (
         "tollgate_limit_settlements_dropped_total",

@@ -15,24 +15,22 @@ mod events;
 mod invoice;
 #[path = "billing/invoice_sinks.rs"]
 mod invoice_sinks;
-#[path = "billing/openapi.rs"]
-mod openapi;
-#[path = "billing/openapi_random.rs"]
-mod openapi_random;
 #[path = "billing/ledgers.rs"]
 mod ledgers;
 #[path = "billing/lifecycle.rs"]
 mod lifecycle;
 #[path = "billing/official.rs"]
 mod official;
+#[path = "billing/openapi.rs"]
+mod openapi;
+#[path = "billing/openapi_random.rs"]
+mod openapi_random;
 #[path = "billing/pricing.rs"]
 mod pricing;
 #[path = "billing/pricing_faults.rs"]
 mod pricing_faults;
 #[path = "billing/pricing_model.rs"]
 mod pricing_model;
-#[path = "billing/stripe_items.rs"]
-mod stripe_items;
 #[path = "billing/provisioner.rs"]
 mod provisioner;
 #[path = "billing/provisioner_faults.rs"]
@@ -45,5 +43,7 @@ mod service_input;
 mod shuffles;
 #[path = "billing/signatures.rs"]
 mod signatures;
+#[path = "billing/stripe_items.rs"]
+mod stripe_items;
 #[path = "billing/support.rs"]
 mod support;

@@ -1,15 +1,15 @@
 //! Usage on its way from the recorder to real servers, and what is told of it, through the public API.
 
+#[path = "usage/clickhouse.rs"]
+mod clickhouse;
+#[path = "usage/cloud_events_http.rs"]
+mod cloud_events_http;
 #[allow(
     dead_code,
     unused_imports,
     reason = "shared with the other test targets"
 )]
 mod common;
-#[path = "usage/clickhouse.rs"]
-mod clickhouse;
-#[path = "usage/cloud_events_http.rs"]
-mod cloud_events_http;
 #[path = "usage/country.rs"]
 mod country;
 #[path = "usage/delivery.rs"]

@@ -5,7 +5,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -115,6 +115,8 @@ const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// others take the fallback at once.
 pub(super) struct Breaker {
     failures: AtomicU32,
+    /// The last failure was an answer without a trip.
+    is_at_once: AtomicBool,
     next_probe_micros: AtomicU64,
     /// Counts the open ones of the process.
     open: metrics::Gauge,
@@ -124,6 +126,7 @@ impl Default for Breaker {
     fn default() -> Self {
         Self {
             failures: AtomicU32::new(0),
+            is_at_once: AtomicBool::new(false),
             next_probe_micros: AtomicU64::new(0),
             open: metrics::gauge!(crate::series::BREAKERS_OPEN),
         }
@@ -146,6 +149,13 @@ impl Breaker {
                 .is_ok()
     }
 
+    /// The store answered without a trip, which says nothing of its trips: one in leased mode has units in hand.
+    pub(super) fn answered(&self) {
+        if self.failures.load(Ordering::Relaxed) != 0 && self.is_at_once.load(Ordering::Relaxed) {
+            self.close();
+        }
+    }
+
     pub(super) fn succeeded(&self) {
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.close();
@@ -158,7 +168,8 @@ impl Breaker {
         }
     }
 
-    pub(super) fn failed(&self, now: Now) {
+    pub(super) fn failed(&self, now: Now, is_at_once: bool) {
+        self.is_at_once.store(is_at_once, Ordering::Relaxed);
         let failures = self
             .failures
             .fetch_add(1, Ordering::Relaxed)
@@ -198,12 +209,14 @@ mod tests {
         let (breaker, clock) = (Breaker::default(), ManualClock::default());
         for _ in 0..FAILURES_UNTIL_OPEN {
             assert!(breaker.lets_ask(clock.now()));
-            breaker.failed(clock.now());
+            breaker.failed(clock.now(), false);
         }
         assert!(!breaker.lets_ask(clock.now()));
         clock.advance(PROBE_EVERY);
         assert!(breaker.lets_ask(clock.now()));
         assert!(!breaker.lets_ask(clock.now()), "one probe at a time");
+        breaker.answered();
+        assert!(!breaker.lets_ask(clock.now()), "no trip has succeeded");
         breaker.succeeded();
         assert!(breaker.lets_ask(clock.now()));
     }

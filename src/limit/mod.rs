@@ -106,7 +106,7 @@ mod verdict;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use self::redis_store::{
-    LostQuota, QuotaTotals, RedisLimits, RedisLimitsBuilder, RedisLimitsError,
+    Lease, LostQuota, QuotaTotals, RedisLimits, RedisLimitsBuilder, RedisLimitsError,
 };
 pub(crate) use self::{
     charge::Charge,

@@ -101,10 +101,10 @@ impl Trip {
         };
         Poll::Ready(match decision {
             Ok(Ok(decision)) => question.decided(decision, charge),
-            Ok(Err(error)) => question.failed(&error, charge),
+            Ok(Err(error)) => question.failed(&error, false, charge),
             Err(elapsed) => {
                 let cause: Box<dyn Error + Send + Sync> = elapsed.into();
-                question.failed(&LimitStoreError::Indeterminate(cause), charge)
+                question.failed(&LimitStoreError::Indeterminate(cause), false, charge)
             }
         })
     }
@@ -126,12 +126,14 @@ impl Settings {
             return Step::NotLimited;
         }
         let question = Question::new(self, set, request, meter);
-        if !self.breaker.lets_ask(question.now) {
-            return question.without_store(false, charge);
-        }
+        // What is answered at once waits for nobody: the breaker holds trips back.
         match self.store.try_decide(&question.call()) {
-            Some(Ok(decision)) => question.decided(decision, charge),
-            Some(Err(error)) => question.failed(&error, charge),
+            Some(Ok(decision)) => {
+                self.breaker.answered();
+                question.conclude(decision, None, charge)
+            }
+            Some(Err(error)) => question.failed(&error, true, charge),
+            None if !self.breaker.lets_ask(question.now) => question.without_store(false, charge),
             None => {
                 let owned: OwnedLimitCall = question.call().to_owned();
                 let decide = Arc::clone(&self.store).decide(owned);
@@ -206,7 +208,12 @@ impl Question {
     }
 
     #[cold]
-    fn failed(self, error: &LimitStoreError, charge: &mut Option<Charge>) -> Step {
+    fn failed(
+        self,
+        error: &LimitStoreError,
+        is_at_once: bool,
+        charge: &mut Option<Charge>,
+    ) -> Step {
         let metrics = &self.settings.metrics;
         let indeterminate = match error {
             LimitStoreError::Unavailable(_) => {
@@ -225,7 +232,7 @@ impl Question {
         tracing::debug!(target: "tollgate::limit", error = error as &dyn Error, "no decision");
         // A store that found a foreign value under one key still serves every other.
         if !matches!(error, LimitStoreError::Corrupt(_)) {
-            self.settings.breaker.failed(self.now);
+            self.settings.breaker.failed(self.now, is_at_once);
         }
         self.without_store(indeterminate, charge)
     }

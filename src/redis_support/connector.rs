@@ -50,6 +50,7 @@ enum Target {
     Cluster(Box<ClusterNodes>),
     Sentinel(Arc<Sentinels>),
     Manager(ConnectionManager),
+    ClusterConnection(ClusterConnection),
     Pool(deadpool_redis::Pool),
 }
 
@@ -166,6 +167,27 @@ impl RedisConnector {
         Self::new(Target::Manager(manager))
     }
 
+    /// A connection to a Cluster that the service has already. Its client must be built with `retries(0)`: by
+    /// default the redis crate sends again what was on its way when a connection broke, and a charge would be made
+    /// twice. Slots that move and masters that fail are followed all the same. Its response timeout should not be
+    /// below the one set here.
+    ///
+    /// ```no_run
+    /// use redis::cluster::ClusterClient;
+    /// use tollgate::{limit::RedisLimits, redis_support::RedisConnector};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = ClusterClient::builder(["redis://10.0.0.1", "redis://10.0.0.2"]).retries(0).build()?;
+    /// let connector = RedisConnector::cluster_connection(client.get_async_connection().await?);
+    /// let limits = RedisLimits::builder(connector).connect().await?;
+    /// # let _ = limits;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cluster_connection(connection: ClusterConnection) -> Self {
+        Self::new(Target::ClusterConnection(connection))
+    }
+
     /// A pool that the service has already. Every exchange checks a connection out, which costs a `PING`: one for
     /// a batch of decisions, or one for each where decisions do not come at once. A connector of its own is
     /// cheaper.
@@ -205,7 +227,10 @@ impl RedisConnector {
                 nodes.root_certificate = Some(pem);
                 nodes.client(self.connect_timeout, self.response_timeout)?;
             }
-            Target::Sentinel(_) | Target::Manager(_) | Target::Pool(_) => {
+            Target::Sentinel(_)
+            | Target::Manager(_)
+            | Target::ClusterConnection(_)
+            | Target::Pool(_) => {
                 return Err(ConfigError::new(
                     "root_certificate",
                     "only a single server and a Cluster take a certificate here",
@@ -216,7 +241,10 @@ impl RedisConnector {
     }
 
     pub(crate) const fn is_cluster(&self) -> bool {
-        matches!(self.target, Target::Cluster(_))
+        matches!(
+            self.target,
+            Target::Cluster(_) | Target::ClusterConnection(_)
+        )
     }
 
     /// Whether others use the same connection, and would wait for a command that waits.
@@ -247,7 +275,10 @@ impl RedisConnector {
     /// Whether a connection can be made that hears what is published: not where the connection is one that the
     /// service has already.
     pub(super) const fn can_subscribe(&self) -> bool {
-        !matches!(self.target, Target::Manager(_) | Target::Pool(_))
+        !matches!(
+            self.target,
+            Target::Manager(_) | Target::Pool(_) | Target::ClusterConnection(_)
+        )
     }
 
     /// Makes such a connection, within the connect deadline. In a Cluster to one node after the other, as `attempt`
@@ -264,7 +295,7 @@ impl RedisConnector {
                     sentinels.client.lock().await.async_get_client().await?
                 }
                 Target::Cluster(nodes) => nodes.one(attempt)?,
-                Target::Manager(_) | Target::Pool(_) => {
+                Target::Manager(_) | Target::Pool(_) | Target::ClusterConnection(_) => {
                     return Err((redis::ErrorKind::Client, "this connection is shared").into());
                 }
             };
@@ -303,6 +334,7 @@ impl RedisConnector {
                 Link::Cluster(client.get_async_connection().await?)
             }
             Target::Manager(manager) => Link::Manager(manager.clone()),
+            Target::ClusterConnection(connection) => Link::Cluster(connection.clone()),
             Target::Pool(pool) => Link::Pool(pool.clone(), self.connect_timeout),
         })
     }
@@ -364,6 +396,7 @@ impl fmt::Debug for RedisConnector {
             }
             Target::Sentinel(sentinels) => connector.field("sentinel", &sentinels.service),
             Target::Manager(_) => connector.field("manager", &".."),
+            Target::ClusterConnection(_) => connector.field("cluster_connection", &".."),
             Target::Pool(_) => connector.field("pool", &".."),
         };
         connector.finish_non_exhaustive()

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tollgate::{
-    limit::{Cost, LimitStoreError, Quota, Rate, RedisLimits, Scope, ScopeValues},
+    limit::{Cost, Lease, LimitStoreError, Quota, Rate, RedisLimits, Scope, ScopeValues},
     redis_support::RedisConnector,
 };
 
@@ -29,7 +29,12 @@ async fn a_cluster_admits_exactly_the_limit_and_follows_a_failover_and_a_moved_s
     for _ in 0..3 {
         stores.push(patient(RedisConnector::cluster(cluster.urls()).unwrap()).await);
     }
+    // One of them over a connection that the service has already.
+    let own = redis::cluster::ClusterClient::builder(cluster.urls()).retries(0);
+    let own = own.build().unwrap().get_async_connection().await.unwrap();
+    stores.push(patient(RedisConnector::cluster_connection(own)).await);
     exact(&stores).await;
+    leased(&cluster).await;
     moved_slot(&cluster, &stores[0]).await;
     failover(&mut cluster, stores).await;
 }
@@ -72,6 +77,40 @@ async fn exact(stores: &[RedisLimits]) {
         admitted[tenant] += u32::from(passed);
     }
     assert_eq!(admitted, [100; 10]);
+}
+
+/// Slices of many tenants, each in its own slot, of several stores.
+async fn leased(cluster: &RedisCluster) {
+    let mut stores = Vec::new();
+    for _ in 0..3 {
+        let connector = RedisConnector::cluster(cluster.urls()).unwrap();
+        let connector = connector.connect_timeout(Duration::from_secs(5));
+        let builder = RedisLimits::builder(connector.response_timeout(Duration::from_secs(5)));
+        let lease = Lease::of(10).time(Duration::from_secs(3_600));
+        stores.push(builder.leased(lease).connect().await.unwrap());
+    }
+    let sets: Vec<_> = (0..10)
+        .map(|n| set_of(&format!("lessee-{n}"), [Quota::monthly(100)]))
+        .collect();
+    let tasks: Vec<_> = (0..3_000)
+        .map(|n: usize| {
+            let (store, set) = (stores[n % 3].clone(), Arc::clone(&sets[n % 10]));
+            tokio::spawn(async move { (n % 10, call(&store, &set).await.unwrap().is_admitted()) })
+        })
+        .collect();
+    let mut admitted = [0; 10];
+    for task in tasks {
+        let (tenant, passed) = task.await.unwrap();
+        admitted[tenant] += u64::from(passed);
+    }
+    for store in &stores {
+        store.return_slices().await;
+    }
+    for (set, admitted) in std::iter::zip(&sets, admitted) {
+        assert!((70..=100).contains(&admitted), "{admitted}");
+        let states = stores[0].peek(set, &ScopeValues::default()).await.unwrap();
+        assert_eq!(100 - states[0].remaining, admitted);
+    }
 }
 
 async fn moved_slot(cluster: &RedisCluster, store: &RedisLimits) {

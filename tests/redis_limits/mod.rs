@@ -2,6 +2,8 @@
 
 mod cluster;
 mod faults;
+mod leased;
+mod leased_bounds;
 mod model;
 mod numbers;
 mod races;

@@ -52,8 +52,14 @@ impl Inner {
         if n_rules == 0 {
             return Ok(0);
         }
-        let answer = self.ask(self.shard_of(&packed), packed, None).await?;
-        match answer.values.first() {
+        let answer = self.ask(self.shard_of(&packed), packed, None).await;
+        if let Some(slices) = &self.slices {
+            // Also when the answer is lost: the counts may have changed.
+            for rule in &wanted {
+                slices.changed(self, &call, rule, operation == Operation::Reset);
+            }
+        }
+        match answer?.values.first() {
             Some(&status::CORRUPT) => Err(LimitStoreError::Corrupt(NotACount.into())),
             _ => Ok(n_rules),
         }

@@ -23,6 +23,10 @@ pub(super) struct Applied<'a> {
     pub(super) amount: u64,
     /// False for a limit of zero that needs no count.
     pub(super) has_count: bool,
+    /// Units to be charged beside those of the call, as far as there are enough.
+    pub(super) wanted: u64,
+    /// The call's units of this rule are in hand: the rule does not refuse.
+    pub(super) is_covered: bool,
 }
 
 pub(super) type AppliedRules<'a> = SmallVec<[Applied<'a>; 4]>;
@@ -38,6 +42,8 @@ pub(super) fn applied<'a>(call: &LimitCall<'a>) -> AppliedRules<'a> {
                 rule,
                 amount: call.cost.amount(rule.unit()),
                 has_count: !rule.needs_no_count(),
+                wanted: 0,
+                is_covered: false,
             });
         }
     }
@@ -88,7 +94,7 @@ pub(super) fn without_trip(applied: &[Applied<'_>]) -> Decision {
     decision
 }
 
-fn uncounted<'a>(rule: &Applied<'a>) -> Said<'a> {
+pub(super) fn uncounted<'a>(rule: &Applied<'a>) -> Said<'a> {
     let (reading, wait) = verdict::nothing_left();
     Said {
         index: rule.index,

@@ -3,7 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    RedisLimits, driver::DriverMetrics, inner::Inner, leases::Leases, totals::QuotaTotals,
+    RedisLimits,
+    driver::DriverMetrics,
+    inner::Inner,
+    leases::Leases,
+    slices::{Lease, Slices},
+    totals::QuotaTotals,
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -27,6 +32,7 @@ pub struct RedisLimitsBuilder {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) time_of_calls: bool,
     pub(super) totals: Option<Arc<dyn QuotaTotals>>,
+    pub(super) lease: Option<Lease>,
 }
 
 impl RedisLimitsBuilder {
@@ -39,6 +45,7 @@ impl RedisLimitsBuilder {
             clock: SystemClock::shared(),
             time_of_calls: false,
             totals: None,
+            lease: None,
         }
     }
 
@@ -76,7 +83,14 @@ impl RedisLimitsBuilder {
         self
     }
 
-    /// The source of this process's time, from which the calendar of the first call is guessed; the operating
+    /// Serves most calls from slices of their limits that this process has taken in advance, without a trip; none
+    /// unless set: every call is decided exactly. [`Lease`] says what that promises.
+    pub const fn leased(mut self, lease: Lease) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// The source of this process's time, by which slices lapse and from which the calendar of the first call is guessed; the operating
     /// system's unless set.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -116,8 +130,8 @@ impl RedisLimitsBuilder {
             .begin_epoch(link)
             .await
             .map_err(RedisStartError::Connect)?;
-        Ok(RedisLimits {
-            inner: Arc::new(inner),
-        })
+        let inner = Arc::new(inner);
+        Slices::start(&inner);
+        Ok(RedisLimits { inner })
     }
 }

@@ -7,7 +7,8 @@
 --   calls   {operation, now, wall, rule, rule, ...}; now and wall are 0 for the server's own clock
 --   epoch   the place in KEYS of the key that says since when the server has held its counts; 0 for none
 --   rule    {kind, slot, a, b, c, parameters...}, where a, b, c are
---             of DECIDE and LOOK  units, 1 for a rule that never refuses, {percent, units, percent, units, ...}
+--             of DECIDE and LOOK  units, 2 * units wanted beside them + 1 for a rule that never refuses,
+--                                 {percent, units, percent, units, ...}
 --             of SETTLE           period of the charge, units to give back, units to charge more
 --             of GRANT            units to give back
 --             of SEED             period, units that are known to have been used in it
@@ -33,6 +34,8 @@ local BUCKET, WINDOW, LOG, QUOTA, GAUGE = 1, 2, 3, 4, 5
 local TAGS = {'b', 'w', 'l', 'q', 'c'}
 local MAX, HALF = 9007199254740992, 4503599627370496
 local LOG_ENTRIES, LOG_BYTES, HOLD_BYTES = 10000, 14, 30
+-- Of what is left, one process gets so much beside what its call takes.
+local SHARE = 8
 
 local floor, ceil, tonumber = math.floor, math.ceil, tonumber
 local format, match, gmatch, find, sub = string.format, string.match, string.gmatch, string.find, string.sub
@@ -105,7 +108,7 @@ end
 
 -- Bringing a slot's state to now. Each function returns the state, nil for one that is corrupt, false when the
 -- calendar's bounds do not fit or the count is missing. Until something is charged a state is only looked at, and not written.
-local bring, passes, take, settle, write = {}, {}, {}, {}, {}
+local bring, passes, left, take, settle, write = {}, {}, {}, {}, {}, {}
 
 -- The state's text after its kind and the thresholds told; '' where there is none yet, nil for a foreign value.
 local function body_of(slot, kind)
@@ -187,6 +190,10 @@ end
 
 passes[BUCKET] = function(state, rule, amount)
   return amount <= state.b and state.level >= amount * state.p
+end
+
+left[BUCKET] = function(state)
+  return floor(state.level / state.p), state.b
 end
 
 -- Takes units, at most down to one burst of debt; says how many, and the units used before and after.
@@ -309,6 +316,10 @@ end
 
 passes[WINDOW] = function(state, rule, amount, now)
   return rule[6] > 0 and amount <= rule[6] and used_in_window(state, rule, now) <= rule[6] - amount
+end
+
+left[WINDOW] = function(state, rule, now)
+  return rule[6] - used_in_window(state, rule, now), rule[6]
 end
 
 take[WINDOW] = function(state, rule, amount, now)
@@ -500,6 +511,10 @@ passes[QUOTA] = function(state, rule, amount)
   return rule[6] > 0 and amount <= rule[6] and state.used <= rule[6] - amount
 end
 
+left[QUOTA] = function(state, rule)
+  return rule[6] - state.used, rule[6]
+end
+
 take[QUOTA] = function(state, rule, amount)
   local before = state.used
   if amount > MAX - before then amount = MAX - before end
@@ -654,6 +669,25 @@ local function tell(kind, state, rule, amount)
   end
 end
 
+-- The units that a process gets beside those of its call, to serve from: what it wants, at most its share of what
+-- is left, and none that would reach a threshold, which a call has to reach.
+local function slice(kind, state, rule, amount, now)
+  local wanted = floor(rule[4] / 2)
+  if wanted <= 0 or not left[kind] then return 0 end
+  local free, limit = left[kind](state, rule, now)
+  free = free - amount
+  local share = floor(free / SHARE)
+  if share < wanted then wanted = share end
+  local used, thresholds = limit - free, rule[5]
+  for place = 2, #thresholds, 2 do
+    if thresholds[place] > used then
+      if thresholds[place] - used - 1 < wanted then wanted = thresholds[place] - used - 1 end
+      break
+    end
+  end
+  return wanted > 0 and wanted or 0
+end
+
 local function decide(call, now, wall)
   local refused = call[1] == LOOK
   local passed = {}
@@ -665,7 +699,7 @@ local function decide(call, now, wall)
     if state == false then return slot.is_missing and MISSING or CALENDAR end
     slot.kind, slot.now, slot.wall = rule[1], now, wall
     passed[place] = passes[rule[1]](state, rule, rule[3], now)
-    refused = refused or (rule[4] == 0 and not passed[place])
+    refused = refused or (rule[4] % 2 == 0 and not passed[place])
   end
   local from = #answer
   answer[from + 1] = refused and REFUSED or ADMITTED
@@ -675,9 +709,10 @@ local function decide(call, now, wall)
     local state, charged, reached = slot.state, 0, nil
     if not refused then
       local before, after
-      charged, before, after = take[kind](state, rule, amount, now)
+      local taken = amount + slice(kind, state, rule, amount, now)
+      charged, before, after = take[kind](state, rule, taken, now)
       -- A bucket at its deepest debt may have changed by less than a unit.
-      if amount > 0 then slot.dirty = true end
+      if taken > 0 then slot.dirty = true end
       if charged > 0 then
         reached = reach(slot, kind, rule[5], before, after)
       end

@@ -90,6 +90,8 @@ pub(super) struct DriverMetrics {
     calls: metrics::Counter,
     reconnects: metrics::Counter,
     pub(super) dropped_settlements: metrics::Counter,
+    pub(super) served: metrics::Counter,
+    pub(super) returned_units: metrics::Counter,
 }
 
 impl DriverMetrics {
@@ -99,6 +101,8 @@ impl DriverMetrics {
             calls: metrics::counter!("tollgate_limit_redis_calls_total"),
             reconnects: metrics::counter!("tollgate_limit_redis_reconnects_total"),
             dropped_settlements: metrics::counter!("tollgate_limit_settlements_dropped_total"),
+            served: metrics::counter!("tollgate_limit_redis_leased_total"),
+            returned_units: metrics::counter!("tollgate_limit_redis_returned_units_total"),
         }
     }
 }

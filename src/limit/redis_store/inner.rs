@@ -26,6 +26,7 @@ use super::{
     driver::{Driver, DriverMetrics, Queued, Release},
     leases::Leases,
     prepare::Prepared,
+    slices::Slices,
     totals::Reading,
     wire::{Answer, Operation, PackedCall},
 };
@@ -54,10 +55,15 @@ pub(super) struct Inner {
     pub(super) next_receipt: AtomicU64,
     /// How far the server's wall clock is ahead of this process's, in microseconds, as of the last answer.
     pub(super) server_ahead: AtomicI64,
+    /// What is in hand of the counts, in leased mode.
+    pub(super) slices: Option<Slices>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if let Some(slices) = &self.slices {
+            slices.return_all(self);
+        }
         self.renewing.abort();
     }
 }
@@ -131,6 +137,7 @@ impl Inner {
             boot: u64::from_be_bytes(boot),
             next_receipt: AtomicU64::new(0),
             server_ahead: AtomicI64::new(0),
+            slices: builder.lease.map(Slices::new),
         }
     }
 
@@ -193,8 +200,8 @@ impl Inner {
             .iter()
             .filter(|rule| rule.has_count)
             .filter_map(|rule| {
-                let force = u64::from(!rule.rule.refuses());
-                let values = (rule.amount, force, None);
+                let force = u64::from(rule.is_covered || !rule.rule.refuses());
+                let values = (rule.amount, 2 * rule.wanted + force, None);
                 prepared.rule(rule.index)?.pack(
                     &self.space,
                     call.set,
@@ -248,6 +255,16 @@ impl Inner {
         if !applied.iter().any(|rule| rule.has_count) {
             return Ok(answer::without_trip(&applied));
         }
+        let (decision, _) = self.decide_applied(call, &applied).await?;
+        Ok(decision)
+    }
+
+    /// Decides by some rules of a call, one of which has a count at least; answers the time of the decision, too.
+    pub(super) async fn decide_applied(
+        self: &Arc<Self>,
+        call: &LimitCall<'_>,
+        applied: &[Applied<'_>],
+    ) -> Result<(Decision, u64), LimitStoreError> {
         let is_refused = applied
             .iter()
             .any(|rule| !rule.has_count && rule.rule.refuses());
@@ -261,9 +278,9 @@ impl Inner {
         // Once more with the right calendar, and once more when a lost quota has been read.
         for _ in 0..3 {
             let receipt = self.receipt();
-            let packed = self.pack(operation, call, &applied, around, receipt);
+            let packed = self.pack(operation, call, applied, around, receipt);
             let shard = self.shard_of(&packed);
-            let slots = slots_of(&packed, &applied);
+            let slots = slots_of(&packed, applied);
             let release = slots.as_ref().map(|(slots, _)| Release {
                 call: slots.clone(),
                 queue: self
@@ -276,14 +293,14 @@ impl Inner {
             let time = self
                 .time_of(call)
                 .unwrap_or((answer.server_micros, answer.server_micros));
-            match answer::decision(&applied, &answer, time, receipt) {
+            match answer::decision(applied, &answer, time, receipt) {
                 Ok(decision) => {
                     if let Some((slots, lease)) = slots
                         && decision.is_admitted()
                     {
                         self.leases.open(receipt, slots, shard, lease);
                     }
-                    return Ok(decision);
+                    return Ok((decision, time.0));
                 }
                 Err(NoDecision::Corrupt) => return Err(LimitStoreError::Corrupt(NotACount.into())),
                 Err(NoDecision::Bad(bad)) => {
@@ -294,7 +311,7 @@ impl Inner {
                 }
                 Err(NoDecision::Missing) => {
                     is_read = true;
-                    self.read_totals(call, &applied, Timestamp::from_unix_micros(time.1))
+                    self.read_totals(call, applied, Timestamp::from_unix_micros(time.1))
                         .await;
                 }
                 // Nothing was charged. The second time the bounds are those around the server's own time.
@@ -321,7 +338,10 @@ impl Inner {
             .iter()
             .filter_map(|hold| {
                 let rule = call.set.rules().get(hold.rule)?;
-                let (back, more) = settlement.change(rule, hold.amount);
+                let (mut back, mut more) = settlement.change(rule, hold.amount);
+                if let Some(slices) = &self.slices {
+                    (back, more) = slices.settle(self, call, hold, (back, more));
+                }
                 if (back, more) == (0, 0) {
                     return None;
                 }
@@ -347,6 +367,11 @@ impl Inner {
             time: self.time_of(call),
             rules,
         };
+        self.send_settlement(call);
+    }
+
+    /// Queues a settlement; one that finds no place is dropped and counted.
+    pub(super) fn send_settlement(&self, call: PackedCall) {
         let queue = self.queues.get(self.shard_of(&call));
         let queued = Queued {
             call,
@@ -383,7 +408,7 @@ fn slots_of(packed: &PackedCall, applied: &[Applied<'_>]) -> Option<(PackedCall,
         {
             let own = gauge.lease_micros();
             lease = Some(lease.map_or(own, |lease| lease.min(own)));
-            slots.rules.push(packed.as_release(rule.amount));
+            slots.rules.push(packed.as_release(0, rule.amount));
         }
     }
     lease.map(|lease| (slots, Duration::from_micros(lease)))

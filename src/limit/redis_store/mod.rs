@@ -8,6 +8,7 @@ mod driver;
 mod inner;
 mod leases;
 mod prepare;
+mod slices;
 mod totals;
 mod wire;
 
@@ -23,6 +24,7 @@ use self::{
 };
 pub use self::{
     builder::RedisLimitsBuilder,
+    slices::Lease,
     totals::{LostQuota, QuotaTotals},
 };
 use super::{
@@ -36,6 +38,8 @@ use crate::{
     redis_support::{RedisConnector, RedisStartError},
 };
 
+/// How often what is on its way is waited for when slices are given back.
+const MAX_FLUSHES: u32 = 100;
 const DECIDE: &str = include_str!("decide.lua");
 
 /// Counts in Redis, shared by every process: one script call decides all rules of a request.
@@ -100,6 +104,17 @@ impl RedisLimits {
         Ok(Self::builder(RedisConnector::single(url)?)
             .connect()
             .await?)
+    }
+
+    /// Connects to one server in leased mode: most calls are served from slices that this process has taken in
+    /// advance. [`Lease`] says what that promises.
+    ///
+    /// # Errors
+    ///
+    /// [`RedisLimitsError`] when the URL cannot be read, or the server cannot be reached or used.
+    pub async fn leased(url: impl AsRef<str>, lease: Lease) -> Result<Self, RedisLimitsError> {
+        let builder = Self::builder(RedisConnector::single(url)?);
+        Ok(builder.leased(lease).connect().await?)
     }
 
     /// Sets a store up that is reached in any other way.
@@ -172,6 +187,23 @@ impl RedisLimits {
         }
     }
 
+    /// Gives the slices in hand back, for a process that ends, and waits until Redis has them. Without it they are
+    /// given back when the last handle is dropped, if the runtime still runs then. Does nothing in exact mode.
+    pub async fn return_slices(&self) {
+        if let Some(slices) = &self.inner.slices {
+            // A slice that is on its way lands first. Where calls go on there is always one.
+            for _ in 0..MAX_FLUSHES {
+                if !slices.is_fetching() {
+                    break;
+                }
+                self.flush().await;
+                tokio::task::yield_now().await;
+            }
+            slices.return_all(&self.inner);
+        }
+        self.flush().await;
+    }
+
     /// How many admitted calls of this process hold slots of concurrency limits.
     #[must_use]
     pub fn n_open_holds(&self) -> usize {
@@ -193,17 +225,22 @@ pub enum RedisLimitsError {
 
 #[async_trait]
 impl LimitStore for RedisLimits {
-    /// Answers where no rule of the call has a count: limits of zero, and unlimited ones.
+    /// Answers where no rule of the call has a count, as limits of zero and unlimited ones have none; in leased mode,
+    /// too, where the units of every rule are in hand, or a rule is known to refuse.
     fn try_decide(&self, call: &LimitCall<'_>) -> Option<Result<Decision, LimitStoreError>> {
         let applied = applied(call);
-        if applied.iter().any(|rule| rule.has_count) {
-            return None;
+        if !applied.iter().any(|rule| rule.has_count) {
+            return Some(Ok(answer::without_trip(&applied)));
         }
-        Some(Ok(answer::without_trip(&applied)))
+        let slices = self.inner.slices.as_ref()?;
+        slices.try_serve(&self.inner, call, &applied).map(Ok)
     }
 
     async fn decide(self: Arc<Self>, call: OwnedLimitCall) -> Result<Decision, LimitStoreError> {
-        self.inner.decide(&call.as_call()).await
+        match &self.inner.slices {
+            Some(slices) => slices.decide(&self.inner, &call.as_call()).await,
+            None => self.inner.decide(&call.as_call()).await,
+        }
     }
 
     fn settle(&self, call: &LimitCall<'_>, receipt: &Receipt, settlement: &Settlement) {

@@ -2,7 +2,7 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
         rule::{Edge, Scope},
         set::{LimitSet, Owner, ScopeValues},
     },
+    slices::Cell,
     wire::{Pack, PackedRule},
 };
 use crate::{
@@ -44,6 +45,8 @@ pub(super) struct PreparedRule {
     /// The calendar's bounds around the last call: the starts of the period before, the current one, the next
     /// and the one after.
     bounds: Mutex<Option<[u64; 4]>>,
+    /// What a store has in hand of the count, and which store; where the owner alone says the key.
+    pub(super) cell: OnceLock<(u64, Arc<Cell>)>,
 }
 
 impl Prepared {
@@ -90,8 +93,8 @@ impl PreparedRule {
         for number in &numbers {
             parameters.integer(*number);
         }
-        let key = rule
-            .is_fixed_by_owner()
+        // A rule for one route alone counts under the same key at each of its calls.
+        let key = matches!(rule.scope(), Scope::Tenant | Scope::Key)
             .then(|| key(space, owner, rule, &ScopeValues::default()));
         Self {
             kind,
@@ -103,7 +106,37 @@ impl PreparedRule {
             // What a route, an address or a value has used is in nobody's totals.
             is_guarded: guards_quotas && rule.is_fixed_by_owner(),
             bounds: Mutex::new(None),
+            cell: OnceLock::new(),
         }
+    }
+
+    /// The key and the field that a call's rule counts in; `None` when the rule does not apply to the call.
+    pub(super) fn place(
+        &self,
+        space: &KeySpace,
+        owner: &Owner,
+        rule: &CompiledRule,
+        scopes: &ScopeValues,
+    ) -> Option<(Key, Key)> {
+        let key = match &self.key {
+            Some(key) => Arc::clone(key),
+            None => key(space, owner, rule, scopes)?,
+        };
+        Some((key, Arc::clone(&self.field)))
+    }
+
+    /// Whether the owner alone says the key.
+    pub(super) const fn has_fixed_key(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// The numbers that the rule counts by, and the thresholds.
+    pub(super) fn numbers(&self) -> Box<[u8]> {
+        let mut numbers = Pack::default();
+        numbers.integer(self.kind.into());
+        numbers.append(self.parameters.as_bytes());
+        numbers.append(self.thresholds.as_bytes());
+        numbers.as_bytes().into()
     }
 
     /// The key and the field of a count that the owner alone says.

@@ -102,10 +102,11 @@ pub(super) struct PackedRule {
 }
 
 impl PackedRule {
-    /// The same rule of a settlement that gives back so many units: another three values before the parameters.
-    pub(super) fn as_release(&self, units: u64) -> Self {
+    /// The same rule of a settlement that gives back so many units of a period: another three values before the
+    /// parameters.
+    pub(super) fn as_release(&self, period: u64, units: u64) -> Self {
         let mut rest = Pack::default();
-        rest.integer(0);
+        rest.integer(period);
         rest.integer(units);
         rest.integer(0);
         rest.append(self.rest.0.get(self.parameters_from..).unwrap_or_default());
