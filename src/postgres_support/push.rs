@@ -1,6 +1,7 @@
 //! Changes that other processes make, heard by LISTEN.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Mutex, PoisonError, Weak},
     time::Duration,
 };
@@ -104,7 +105,7 @@ async fn hear(
         .await
         .map_err(|_| sqlx::Error::PoolTimedOut)??;
     if let Some(hears) = hears.upgrade() {
-        hears.lost();
+        tell(|| hears.lost());
     }
     loop {
         match timeout(SILENCE, listener.try_recv()).await {
@@ -112,7 +113,7 @@ async fn hear(
                 let Some(hears) = hears.upgrade() else {
                     return Ok(());
                 };
-                hears.heard(told.payload());
+                tell(|| hears.heard(told.payload()));
             }
             Ok(Ok(None)) => break,
             Ok(Err(error)) => {
@@ -129,4 +130,11 @@ async fn hear(
     }
     tracing::info!(channel, "the connection that hears of changes was lost");
     Ok(())
+}
+
+/// A listener that panics ends its own hearing of this change, and nobody's of the next.
+fn tell(work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        tracing::error!("a listener panicked; the next change is told all the same");
+    }
 }

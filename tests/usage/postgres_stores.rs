@@ -353,6 +353,37 @@ fn tenant_of_version(version: u64) -> TenantRecord {
     record
 }
 
+/// A listener with a fault of its own.
+struct Panics;
+
+impl KeyListener for Panics {
+    fn key_changed(&self, _: &KeyDigest, _: u64) {
+        panic!("a listener's");
+    }
+
+    fn keys_lost(&self) {
+        panic!("a listener's");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_panics_ends_nobodys_hearing() {
+    let server = PostgresServer::start();
+    let postgres = server.migrated("api").await;
+    let store = PostgresKeyStore::new(&postgres);
+    let heard = listener_of(&store).await;
+    let panics: Arc<dyn KeyListener> = Arc::new(Panics);
+    store.subscribe(Arc::downgrade(&panics));
+    let there = PostgresKeyStore::new(&postgres);
+    for n in 1..4 {
+        there
+            .create(digest(n), key(&format!("k{n}")))
+            .await
+            .unwrap();
+        eventually(|| heard.has(digest(n), 1)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_was_lost_makes_caches_forget() {
     // What is committed must be in the log before the crash.

@@ -19,7 +19,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Any number, that of the migration: held by whoever changes hours, and alone for a moment by whoever makes a day.
 const LOCK: i64 = 8_390_322_045_806_929_253;
 /// How many series are read and written at once.
-const BATCH: usize = 500;
+const BATCH: i64 = 500;
 
 /// What [`PostgresUsage::make_days`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,19 +51,13 @@ pub(super) fn split(days: Segment, made: &[Timestamp], parts: &mut Vec<Segment>)
 
 const MADE: &str = "SELECT day FROM tollgate.usage_days_made
     WHERE ready AND day >= $1 AND day < $2 ORDER BY day";
-/// Days of the last thirteen months that have hours and were not made, oldest first.
-const TO_MAKE: &str = "SELECT day
-    FROM generate_series($1::timestamptz - interval '9600 hours', $1::timestamptz - interval '24 hours', interval '24 hours')
-        AS days (day)
-    WHERE NOT EXISTS (SELECT FROM tollgate.usage_days_made AS made WHERE made.day = days.day AND made.ready)
-    AND EXISTS (SELECT FROM tollgate.usage_hours WHERE start >= day AND start < day + interval '24 hours')
-    ORDER BY day LIMIT $2";
-const BEGIN: &str =
-    "INSERT INTO tollgate.usage_days_made (day, ready, token) VALUES ($1, false, $2)
-    ON CONFLICT (day) DO UPDATE SET token = $2 WHERE NOT usage_days_made.ready";
+const TO_MAKE: &str = "SELECT day FROM tollgate.usage_days_made
+    WHERE NOT ready AND day < $1 ORDER BY day LIMIT $2";
+const BEGIN: &str = "UPDATE tollgate.usage_days_made SET token = $2 WHERE day = $1 AND NOT ready";
 const END: &str = "UPDATE tollgate.usage_days_made SET ready = true WHERE day = $1 AND token = $2";
+const SERIES: &str = "SELECT id FROM tollgate.usage_series WHERE id > $1 ORDER BY id LIMIT $2";
 const SKETCHES: &str = "SELECT series, latency FROM tollgate.usage_hours
-    WHERE start >= $1 AND start < $2 AND series > $3 ORDER BY series LIMIT $4";
+    WHERE series = ANY($1) AND start >= $2 AND start < $3";
 /// All numbers are summed by the server; the sketches come with the statement.
 const WRITE: &str = "INSERT INTO tollgate.usage_days
     SELECT h.series, $1, sum(calls), sum(refused), sum(failed), sum(aborted), sum(waived), sum(overage),
@@ -154,12 +148,13 @@ impl PostgresUsage {
         Ok(true)
     }
 
-    /// From here on, whoever changes the day's hours takes the note away that this leaves. `None` when the day was made
+    /// From here on, whoever changes the day's hours takes the token away that this leaves. `None` when the day was made
     /// meanwhile.
     async fn begin_day(&self, day: Timestamp) -> Result<Option<i64>, Fault> {
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes).map_err(|error| Fault::Unavailable(error.into()))?;
-        let token = i64::from_be_bytes(bytes);
+        // Zero is nobody's.
+        let token = i64::from_be_bytes(bytes) | 1;
         let mut transaction = self.postgres.pool().begin().await?;
         // Waits for those who are changing hours now.
         sqlx::query("SELECT pg_advisory_xact_lock($1)")
@@ -182,30 +177,27 @@ async fn write_batch(
     day: Timestamp,
     after: i64,
 ) -> Result<Option<i64>, Fault> {
-    let until = PgMicros(day.saturating_add(DAY));
-    let rows = sqlx::query(SKETCHES)
-        .bind(PgMicros(day))
-        .bind(until)
+    let (from, until) = (PgMicros(day), PgMicros(day.saturating_add(DAY)));
+    let next: Vec<i64> = sqlx::query_scalar(SERIES)
         .bind(after)
-        // A day has at most 24 rows of a series.
-        .bind(i64::try_from(BATCH * 24).unwrap_or(i64::MAX))
+        .bind(BATCH)
         .fetch_all(&mut *connection)
         .await?;
-    let is_last = rows.len() < BATCH * 24;
-    let mut sketches = merged(&rows)?;
-    if !is_last && sketches.len() > 1 {
-        // Of the last series there may be more.
-        sketches.pop_last();
-    }
-    let Some(last) = sketches.last_key_value().map(|(series, _)| *series) else {
+    let Some(last) = next.last().copied() else {
         return Ok(None);
     };
-    let (series, latencies): (Vec<i64>, Vec<Vec<u8>>) = sketches
+    let rows = sqlx::query(SKETCHES)
+        .bind(next)
+        .bind(from)
+        .bind(until)
+        .fetch_all(&mut *connection)
+        .await?;
+    let (series, latencies): (Vec<i64>, Vec<Vec<u8>>) = merged(&rows)?
         .into_iter()
         .map(|(series, sketch)| (series, sketch.to_bytes()))
         .unzip();
     sqlx::query(WRITE)
-        .bind(PgMicros(day))
+        .bind(from)
         .bind(until)
         .bind(series)
         .bind(latencies)
