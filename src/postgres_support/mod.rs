@@ -20,6 +20,8 @@
 //! *Deployment*: PostgreSQL 13 or newer. Migrations need the right to create a schema; afterwards a role with
 //! `USAGE` on it and `SELECT`, `INSERT` and `UPDATE` on its tables suffices.
 
+#[cfg(feature = "usage")]
+mod claimed;
 mod migrations;
 
 use std::{fmt, str::FromStr, time::Duration};
@@ -30,6 +32,8 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+#[cfg(feature = "usage")]
+pub(crate) use self::claimed::Claimed;
 use crate::error::ConfigError;
 
 const LEAST_VERSION: i32 = 130_000;
