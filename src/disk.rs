@@ -53,13 +53,13 @@ fn write_whole(new: &Path, bytes: &[u8], path: &Path) -> io::Result<()> {
 
 /// A new name is on the disk when its directory is.
 #[cfg(unix)]
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(directory(path))?.sync_all()
 }
 
 /// Elsewhere a directory cannot be opened; a rename is kept by the file system's own journal.
 #[cfg(not(unix))]
-fn sync_directory(_: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(_: &Path) -> io::Result<()> {
     Ok(())
 }
 

@@ -50,7 +50,7 @@
 //!
 //! The [`guide`] explains the [architecture](guide::architecture), the [order of the
 //! layers](guide::layer_order), each [default](guide::defaults), each [error](guide::errors) and what each
-//! [failure](guide::failure) does. It has pages on [streams and long connections](guide::streaming),
+//! [failure](guide::failure) does. It has pages on [streams and long connections](guide::streaming), [sinks](guide::sinks),
 //! [gRPC](guide::grpc), [metrics](guide::metrics) and [restarts](guide::restart), and on access tokens and Redis
 //! with their features.
 //!
@@ -60,11 +60,16 @@
 //!
 //! - `axum`: extractors for [`Tenant`], [`Identity`], [`Meter`] and [`CostScope`](meter::CostScope); route
 //!   templates and peer addresses as axum knows them.
+//! - `billing`: events of a payment provider, verified and handled once: tenants, plans, keys and access follow.
+//! - `clickhouse`: usage in ClickHouse.
 //! - `conformance`: test suites for your own key, tenant and limit stores.
 //! - `grpc`: errors in gRPC's form, metering by `grpc-status`, and routes of gRPC methods.
 //! - `jwt`: access tokens of an identity provider beside API keys.
-//! - `redis`: limits shared by all processes.
+//! - `kafka`: usage in Kafka.
+//! - `openapi`: the API's OpenAPI document, of which each caller sees what they may use.
+//! - `redis`: limits, keys, tenants and plans shared by all processes, and counters of usage.
 //! - `reqwest`: an HTTP client; with `jwt`, a provider's keys from their address.
+//! - `stripe`: usage as Stripe's meter events.
 //! - `toml`: [`Document`]s read from and written as TOML.
 //! - `usage`: minutes of usage with their latencies.
 //! - `full`: all of them.
@@ -83,6 +88,9 @@
 )]
 
 pub mod auth;
+#[cfg(feature = "billing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "billing")))]
+pub mod billing;
 pub mod body;
 pub mod clock;
 #[cfg(feature = "conformance")]
@@ -103,13 +111,18 @@ pub mod head;
 pub mod http_send;
 pub mod id;
 pub mod identity;
+pub mod invoicing;
 pub mod limit;
 mod listeners;
 pub mod meter;
+#[cfg(feature = "openapi")]
+#[cfg_attr(docsrs, doc(cfg(feature = "openapi")))]
+pub mod openapi;
 pub mod plan;
 #[cfg(feature = "postgres")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
 pub mod postgres_support;
+pub mod pricing;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub mod redis_support;
@@ -142,7 +155,9 @@ pub mod prelude {
     pub use crate::{
         LimitLayer, Tollgate,
         head::RequestHead,
-        identity::{Identity, IpAllowLayer, NewKey, RequireFeature, RequireScope},
+        identity::{
+            DeprecationLayer, Identity, IpAllowLayer, NewKey, RequireFeature, RequireScope,
+        },
         limit::{Concurrency, Cost, MemoryLimits, Quota, Rate, Rule, Scope, Unit, Window},
         meter::Meter,
         plan::Plan,

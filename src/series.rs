@@ -6,6 +6,10 @@
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
+#[cfg(feature = "billing")]
+pub(crate) const BILLING_DELIVERIES: &str = "tollgate_billing_deliveries_total";
+#[cfg(feature = "billing")]
+pub(crate) const BILLING_SIGNATURE_FAILURES: &str = "tollgate_billing_signature_failures_total";
 pub(crate) const CACHE_ENTRIES: &str = "tollgate_identity_cache_entries";
 pub(crate) const BREAKERS_OPEN: &str = "tollgate_limit_breakers_open";
 pub(crate) const QUEUE_CAPACITY: &str = "tollgate_usage_queue_capacity";
@@ -29,6 +33,16 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "tollgate_auth_success_total",
         Kind::Counter,
         "Requests whose credential was accepted.",
+    ),
+    (
+        "tollgate_billing_deliveries_total",
+        Kind::Counter,
+        "Deliveries of the payment provider, by outcome.",
+    ),
+    (
+        "tollgate_billing_signature_failures_total",
+        Kind::Counter,
+        "Deliveries that are not known to be the payment provider's, by reason.",
     ),
     (
         CACHE_ENTRIES,
@@ -99,6 +113,16 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "tollgate_quota_snapshot_writes_total",
         Kind::Counter,
         "Snapshots of quotas that were written, by result.",
+    ),
+    (
+        "tollgate_redis_changes_missed_total",
+        Kind::Counter,
+        "Times that changes of keys, tenants or plans in Redis were made unheard: all cached was forgotten.",
+    ),
+    (
+        "tollgate_redis_subscriptions_total",
+        Kind::Counter,
+        "Subscriptions to changes in Redis that were made.",
     ),
     (
         REFUSALS,
@@ -196,6 +220,16 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "Usage events in the queue.",
     ),
     (
+        "tollgate_usage_recovered_total",
+        Kind::Counter,
+        "Usage events that an earlier life of the process has left in the spool.",
+    ),
+    (
+        "tollgate_usage_replayed_total",
+        Kind::Counter,
+        "Dead letters that were offered again.",
+    ),
+    (
         "tollgate_usage_retries_total",
         Kind::Counter,
         "Batches of usage events that were offered to the sink again.",
@@ -204,6 +238,21 @@ const SERIES: &[(&str, Kind, &str)] = &[
         "tollgate_usage_settled_total",
         Kind::Counter,
         "Calls of known callers that have ended.",
+    ),
+    (
+        "tollgate_usage_spool_bytes",
+        Kind::Gauge,
+        "Bytes of usage events on the disk.",
+    ),
+    (
+        "tollgate_usage_spool_failures_total",
+        Kind::Counter,
+        "Times that the spool did not take usage events.",
+    ),
+    (
+        "tollgate_usage_spooled",
+        Kind::Gauge,
+        "Usage events on the disk that wait to be read back.",
     ),
     (
         "tollgate_usage_unidentified_total",

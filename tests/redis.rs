@@ -7,3 +7,4 @@
 )]
 mod common;
 mod redis_limits;
+mod redis_stores;

@@ -2,6 +2,9 @@
 //!
 //! A file of its own, so that the tests run a small number of the same streams.
 
+#[path = "dice.rs"]
+mod dice;
+
 use std::{
     convert::Infallible,
     fmt,
@@ -15,6 +18,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use dice::Dice;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Empty, StreamBody};
@@ -55,19 +59,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const N_CLIENTS: u64 = 16;
 /// More than clients that left can hold until the server has heard of it.
 const N_SLOTS: u64 = 100_000;
-
-/// SplitMix64: the same seed leaves at the same points.
-#[derive(Clone, Debug)]
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % n
-    }
-}
 
 /// Counts what it charges and settles.
 #[derive(Debug, Default)]

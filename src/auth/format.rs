@@ -12,7 +12,7 @@ use crate::{error::ConfigError, id::Environment};
 /// The longest key that any format accepts, in bytes.
 pub const MAX_KEY_BYTES: usize = 128;
 
-const BODY_CHARACTERS: usize = 36;
+pub(super) const BODY_CHARACTERS: usize = 36;
 const CHECK_CHARACTERS: usize = 6;
 const MIN_OPAQUE_BYTES: usize = 16;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -161,7 +161,7 @@ impl KeyFormat {
         Ok(self.join(environment, body))
     }
 
-    fn join(&self, environment: Environment, body: &str) -> ApiKey {
+    pub(super) fn join(&self, environment: Environment, body: &str) -> ApiKey {
         let (prefix, covers) = match &self.shape {
             Shape::Checked { prefix, covers } => (prefix, *covers),
             Shape::Opaque => return ApiKey::new(body),
@@ -249,7 +249,7 @@ fn checksum(text: &str) -> [u8; CHECK_CHARACTERS] {
     digits
 }
 
-fn base62(value: u32) -> u8 {
+pub(super) fn base62(value: u32) -> u8 {
     usize::try_from(value)
         .ok()
         .and_then(|index| BASE62.get(index))

@@ -6,7 +6,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{KeyDigest, KeyDocument, KeyListener, KeyRecord, KeyStore, KeyStoreError};
+use super::{KeyDigest, KeyDocument, KeyListener, KeyRecord, KeyStore, KeyStoreError, KeyUse};
 use crate::{
     clock::Timestamp,
     error::ConfigError,
@@ -18,11 +18,13 @@ use crate::{
 ///
 /// Look-ups neither lock nor wait; changes take turns. Nothing survives the process, so load the keys from
 /// a [`KeyDocument`] at the start, and save [`to_document`](Self::to_document) where keys are issued at run
-/// time.
+/// time. When a key was last used is in no document.
 pub struct MemoryKeyStore {
     by_digest: papaya::HashMap<KeyDigest, Arc<KeyRecord>>,
     /// Held by each change from its check to its last write; never while listeners are called.
     index: Mutex<Index>,
+    /// Of known keys only.
+    used: Mutex<HashMap<KeyDigest, Timestamp>>,
     listeners: Listeners<dyn KeyListener>,
 }
 
@@ -48,6 +50,7 @@ impl MemoryKeyStore {
         Self {
             by_digest: papaya::HashMap::new(),
             index: Mutex::default(),
+            used: Mutex::default(),
             listeners: Listeners::default(),
         }
     }
@@ -110,6 +113,10 @@ impl MemoryKeyStore {
     fn lock(&self) -> MutexGuard<'_, Index> {
         // Nothing that may panic runs between two writes of a change, so the index is whole all the same.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn uses(&self) -> MutexGuard<'_, HashMap<KeyDigest, Timestamp>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a record unless its digest or id exists.
@@ -180,6 +187,7 @@ impl MemoryKeyStore {
             let old = self.get(digest)?;
             index.forget(digest, &old);
             self.by_digest.pin().remove(digest);
+            self.uses().remove(digest);
             old.version
         };
         self.tell(digest, version.saturating_add(1));
@@ -299,6 +307,34 @@ impl KeyStore for MemoryKeyStore {
         };
         self.tell(&digest, record.version);
         Ok(record)
+    }
+
+    async fn touch(&self, uses: &[KeyUse]) -> Result<(), KeyStoreError> {
+        // Against a removal meanwhile, which takes the two locks in this order too.
+        let _index = self.lock();
+        let mut used = self.uses();
+        let keys = self.by_digest.pin();
+        for KeyUse { digest, at, .. } in uses {
+            if keys.contains_key(digest) {
+                let last = used.entry(*digest).or_insert(*at);
+                *last = (*last).max(*at);
+            }
+        }
+        Ok(())
+    }
+
+    async fn last_used(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<HashMap<KeyId, Timestamp>, KeyStoreError> {
+        let index = self.lock();
+        let used = self.uses();
+        let digests = index.by_tenant.get(tenant).into_iter().flatten();
+        let known = digests.filter_map(|digest| {
+            let record = self.get(digest)?;
+            Some((record.id.clone(), *used.get(digest)?))
+        });
+        Ok(known.collect())
     }
 
     fn subscribe(&self, listener: Weak<dyn KeyListener>) {

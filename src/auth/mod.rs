@@ -5,7 +5,8 @@
 //! 2. A [`KeyFormat`] recognises its own keys by their checksum, so that an invented one costs no look-up.
 //! 3. A [`KeyHasher`] turns the key into a [`KeyDigest`]; from here on nothing knows the key itself.
 //! 4. A [`KeyStore`] has the digest's [`KeyRecord`]: whose key it is and what it may do. In memory that is
-//!    [`MemoryKeyStore`], filled from a [`KeyDocument`] or the environment.
+//!    [`MemoryKeyStore`], filled from a [`KeyDocument`] or the environment; with the feature `redis`, a
+//!    `RedisKeyStore` that all processes share.
 //!
 //! A "no" is an [`AuthRefusal`]. The [`Challenge`] makes the answer of it, one and the same for every key
 //! that does not work, be it malformed, unknown, expired or revoked; an [`AuthEventSink`] and the metric
@@ -58,6 +59,7 @@
 
 mod challenge;
 mod client_addr;
+mod derive;
 mod digest;
 mod document;
 mod event;
@@ -72,14 +74,25 @@ mod key;
 mod memory_store;
 mod networks;
 mod pace;
+#[cfg(feature = "postgres")]
+mod postgres_store;
 mod record;
+#[cfg(feature = "redis")]
+mod redis_store;
 mod refusal;
 mod store;
 
 pub(crate) use self::document::KeyEntry;
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::postgres_store::PostgresKeyStore;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::redis_store::RedisKeyStore;
 pub use self::{
     challenge::Challenge,
     client_addr::{ClientAddr, PeerAddr, TrustedProxies, network_key},
+    derive::KeySecret,
     digest::KeyDigest,
     document::KeyDocument,
     event::{AuthEvent, AuthEventSink, LogAuthEvents},
@@ -91,5 +104,5 @@ pub use self::{
     memory_store::MemoryKeyStore,
     record::KeyRecord,
     refusal::AuthRefusal,
-    store::{KeyListener, KeyStore, KeyStoreError},
+    store::{KeyListener, KeyStore, KeyStoreError, KeyUse},
 };

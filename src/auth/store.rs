@@ -1,4 +1,5 @@
 use std::{
+    collections::HashMap,
     fmt::Debug,
     sync::{Arc, Weak},
 };
@@ -18,6 +19,26 @@ pub trait KeyListener: Send + Sync {
 
     /// Changes may have been missed (a push connection was lost and is back): forget everything.
     fn keys_lost(&self);
+}
+
+/// One use of a key, as a store is told of it some time later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyUse {
+    /// The key's digest.
+    pub digest: KeyDigest,
+    /// The key's id.
+    pub id: KeyId,
+    /// When the key was accepted.
+    pub at: Timestamp,
+}
+
+impl KeyUse {
+    /// A use of a key.
+    #[must_use]
+    pub const fn new(digest: KeyDigest, id: KeyId, at: Timestamp) -> Self {
+        Self { digest, id, at }
+    }
 }
 
 /// A key store failed.
@@ -54,6 +75,8 @@ pub enum KeyStoreError {
 /// - [`revoke`](Self::revoke) is final: a revoked record is never usable again, whatever comes after.
 /// - A store that can push changes keeps the listener and calls it for each change, its own included, before
 ///   the change returns where that is possible.
+/// - [`touch`](Self::touch) changes no record and no version, and is announced to nobody: caches keep what they
+///   have. A store that keeps no uses leaves it and [`last_used`](Self::last_used) as they are.
 #[async_trait]
 pub trait KeyStore: Debug + Send + Sync + 'static {
     /// The record behind a digest without waiting. The outer `None` means that a trip is needed
@@ -117,6 +140,32 @@ pub trait KeyStore: Debug + Send + Sync + 'static {
     /// [`KeyStoreError::NotFound`], or a failure of the store.
     async fn revoke(&self, id: &KeyId, at: Timestamp) -> Result<Arc<KeyRecord>, KeyStoreError>;
 
+    /// Notes when keys were last used. Many at once and some time later, never on the way of a request; in no
+    /// order, and the same use perhaps twice: of each key the latest time stays. A key that is not known is
+    /// passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyStoreError::Unavailable`]; any part of the uses may have been noted.
+    async fn touch(&self, uses: &[KeyUse]) -> Result<(), KeyStoreError> {
+        let _ = uses;
+        Ok(())
+    }
+
+    /// When the keys of a tenant were last used, to about a minute. A key that was never used is absent, as are
+    /// all keys of a store that keeps no uses.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyStoreError::Unavailable`] or [`KeyStoreError::Corrupt`].
+    async fn last_used(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<HashMap<KeyId, Timestamp>, KeyStoreError> {
+        let _ = tenant;
+        Ok(HashMap::new())
+    }
+
     /// Registers a listener for changes.
     fn subscribe(&self, listener: Weak<dyn KeyListener>) {
         let _ = listener;
@@ -166,6 +215,17 @@ impl<T: KeyStore + ?Sized> KeyStore for Arc<T> {
 
     async fn revoke(&self, id: &KeyId, at: Timestamp) -> Result<Arc<KeyRecord>, KeyStoreError> {
         (**self).revoke(id, at).await
+    }
+
+    async fn touch(&self, uses: &[KeyUse]) -> Result<(), KeyStoreError> {
+        (**self).touch(uses).await
+    }
+
+    async fn last_used(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<HashMap<KeyId, Timestamp>, KeyStoreError> {
+        (**self).last_used(tenant).await
     }
 
     fn subscribe(&self, listener: Weak<dyn KeyListener>) {

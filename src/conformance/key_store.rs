@@ -14,7 +14,7 @@ use std::{
 
 use super::expect;
 use crate::{
-    auth::{KeyDigest, KeyListener, KeyRecord, KeyStore, KeyStoreError},
+    auth::{KeyDigest, KeyListener, KeyRecord, KeyStore, KeyStoreError, KeyUse},
     clock::Timestamp,
     id::{KeyId, TenantId},
 };
@@ -22,7 +22,7 @@ use crate::{
 /// Tests a key store against the contract of [`KeyStore`]. `make` gives an empty store each time it is called.
 ///
 /// Needs a multi-thread runtime for the races to be races. A store that cannot push changes passes: it is
-/// heard, but need not speak.
+/// heard, but need not speak. So does one that keeps no uses of keys.
 ///
 /// # Panics
 ///
@@ -40,6 +40,7 @@ where
     revocation_is_final_and_keeps_its_first_time(&make().await).await;
     of_racing_rotations_and_creations_each_is_whole(Arc::new(make().await)).await;
     announces_only_what_has_happened(&make().await).await;
+    keeps_the_latest_use_of_each_key_or_none(&make().await).await;
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -315,4 +316,46 @@ async fn announces_only_what_has_happened(store: &impl KeyStore) {
             "version {version} of {current} was announced"
         );
     }
+}
+
+async fn keeps_the_latest_use_of_each_key_or_none(store: &impl KeyStore) {
+    let tenant = TenantId::from_checked("acme");
+    let used_at = |n: u8, text: &str, minutes: u64| {
+        let at = noon().saturating_add(Duration::from_secs(60 * minutes));
+        KeyUse::new(digest(n), id(text), at)
+    };
+    create(store, 1, record("k1", "acme", DAY)).await;
+    create(store, 2, record("k2", "acme", DAY)).await;
+    create(store, 3, record("k3", "other", DAY)).await;
+    let before = find(store, digest(1)).await;
+    expect(store.touch(&[]).await, "touch");
+    let uses = [
+        used_at(1, "k1", 5),
+        used_at(9, "nobody", 5),
+        used_at(3, "k3", 7),
+    ];
+    expect(store.touch(&uses).await, "touch");
+    let late = [used_at(1, "k1", 9), used_at(1, "k1", 4)];
+    expect(store.touch(&late).await, "touch");
+    expect(store.touch(&uses).await, "touch");
+    assert_eq!(
+        find(store, digest(1)).await,
+        before,
+        "a use changes no record"
+    );
+    assert_eq!(
+        find(store, digest(9)).await,
+        None,
+        "a use makes no key of one that is not known"
+    );
+    let kept = expect(store.last_used(&tenant).await, "last_used");
+    if kept.is_empty() {
+        return;
+    }
+    let (key, time) = (id("k1"), used_at(1, "k1", 9).at);
+    assert_eq!(
+        kept.into_iter().collect::<Vec<_>>(),
+        [(key, time)],
+        "of each used key of the tenant the latest time"
+    );
 }

@@ -6,7 +6,8 @@
 //! 1. Make the store, empty, and something that moves its time: a [`ManualClock`](crate::clock::ManualClock)
 //!    for a store that takes the time from the call, an implementation of [`LimitClock`] for one that has a
 //!    clock of its own.
-//! 2. Call [`limit_store`], [`key_store`] or [`tenant_store`] from a test on a multi-thread tokio runtime.
+//! 2. Call [`limit_store`], [`key_store`], [`tenant_store`] or, with the feature `billing`, `event_ledger` and
+//!    `account_store` from a test on a multi-thread tokio runtime.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -19,12 +20,17 @@
 //! # });
 //! ```
 
+#[cfg(feature = "billing")]
+mod event_ledger;
 mod key_store;
 mod limit_model;
 mod limit_store;
 mod model_count;
 mod tenant_store;
 
+#[cfg(feature = "billing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "billing")))]
+pub use self::event_ledger::{account_store, event_ledger};
 pub use self::{
     key_store::key_store,
     limit_model::{LimitModel, ModelDecision, ModelReceipt},

@@ -82,6 +82,18 @@ error_codes! {
     StoreUnavailable = "store_unavailable", SERVICE_UNAVAILABLE, "Limits unavailable";
     /// This version of the API has ended.
     Sunset = "sunset", GONE, "This version has ended";
+    /// A delivery of the payment provider is not known to be its own.
+    InvalidSignature = "invalid_signature", BAD_REQUEST, "Invalid signature";
+    /// A delivery of the payment provider is signed and is no event.
+    InvalidEvent = "invalid_event", BAD_REQUEST, "Invalid event";
+    /// An event of the payment provider has come before and said something else.
+    EventMismatch = "event_mismatch", BAD_REQUEST, "Not the same event";
+    /// An event of the payment provider is being handled.
+    EventInProgress = "event_in_progress", CONFLICT, "Event in progress";
+    /// An event of the payment provider was not handled.
+    EventFailed = "event_failed", INTERNAL_SERVER_ERROR, "Event not handled";
+    /// What an event of the payment provider needs does not answer.
+    BillingUnavailable = "billing_unavailable", SERVICE_UNAVAILABLE, "Billing unavailable";
     /// A layer is missing from the service: a fault of its configuration, not of the caller.
     LayerMissing = "layer_missing", INTERNAL_SERVER_ERROR, "Internal error";
     /// An upstream did not answer in time.

@@ -120,6 +120,7 @@ impl Steps {
     pub(super) fn walk<Q>(&self, request: &mut Request<Q>, arrival: &mut Arrival) -> Next {
         if let Some(guard) = arrival.held.guard() {
             guard.find_route(&self.meter.route_of, request);
+            guard.find_country(request);
         }
         let now = arrival.meter.started();
         match self.auth.settings.judge(&RequestHead::from(&*request), now) {

@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use super::{Document, Health, ReloadReport, TollgateBuilder, TollgateLayer, reload::Managed};
 use crate::{
     error::ConfigError,
-    identity::{Keys, Tenants},
+    identity::{KeyAuthenticator, Keys, Tenants},
     limit::QuotaSnapshot,
     meter::{FlushReport, Recorder},
     plan::PlanCatalog,
@@ -21,6 +21,7 @@ pub struct Tollgate {
 pub(super) struct Shared {
     pub(super) layer: TollgateLayer,
     pub(super) keys: Keys,
+    pub(super) known: KeyAuthenticator,
     pub(super) tenants: Tenants,
     pub(super) plans: PlanCatalog,
     pub(super) recorder: Recorder,
@@ -125,14 +126,15 @@ impl Tollgate {
     }
 
     /// Waits until open calls have ended and their usage is written, at most `deadline`; says what became of
-    /// it. Then writes the snapshot of quotas a last time, where there is one, which may take as long again, and
-    /// gives its lock back. Call it after the server has stopped accepting.
+    /// it. Then hands the last uses of keys to their store, and writes the snapshot of quotas a last time, where
+    /// there is one, which may take as long again, and gives its lock back. Call it after the server has stopped accepting.
     ///
     /// # Cancel safety
     ///
     /// A dropped future leaves the gate metering; call it again.
     pub async fn shutdown(&self, deadline: Duration) -> FlushReport {
         let report = self.shared.recorder.shutdown(deadline).await;
+        self.shared.known.write_uses().await;
         if let Some(snapshot) = &self.shared.snapshot {
             close(snapshot.clone(), deadline.max(SHORTEST_CLOSE)).await;
         }

@@ -1,11 +1,16 @@
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
 use super::{Grant, Identity, guard::parse_network};
 use crate::{
     auth::{
-        ApiKey, KeyDigest, KeyFormat, KeyHasher, KeyRecord, KeyStore, KeyStoreError, RandomError,
+        ApiKey, KeyDigest, KeyFormat, KeyHasher, KeyRecord, KeySecret, KeyStore, KeyStoreError,
+        RandomError,
     },
     clock::{Clock, Timestamp},
     error::ConfigError,
@@ -225,11 +230,77 @@ impl Keys {
     ///
     /// A dropped future may leave the tenant created without the key, or a key that nobody holds.
     pub async fn issue(&self, new: NewKey) -> Result<IssuedKey, KeysError> {
+        let mut record = self.prepare(random_id()?, new).await?;
+        let key = self.format.generate(record.environment)?;
+        record.shown = key.shown();
+        let digest = self.hasher.digest(key.expose());
+        let record = self.keys.create(digest, record).await?;
+        Ok(IssuedKey { key, record })
+    }
+
+    /// Makes the key of a cause, such as a checkout, or gives the same one again where it was made before: exactly one
+    /// for each cause and environment, however often and by how many at once it is asked for.
+    ///
+    /// The key follows from the cause and the secret, so that it can be shown again after a crash without being kept
+    /// anywhere. `new` matters the first time only.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keys::issue`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future may have made the key; asking again gives it.
+    pub async fn issue_derived(
+        &self,
+        new: NewKey,
+        secret: &KeySecret,
+        cause: &str,
+    ) -> Result<IssuedKey, KeysError> {
+        let environment = new.environment;
+        if let Some(issued) = self.find_derived(environment, secret, cause).await? {
+            return Ok(issued);
+        }
+        let mut record = self.prepare(secret.id(environment, cause), new).await?;
+        let key = self.format.derive(environment, secret, cause);
+        record.shown = key.shown();
+        let digest = self.hasher.digest(key.expose());
+        match self.keys.create(digest, record).await {
+            Ok(record) => Ok(IssuedKey { key, record }),
+            // Somebody else does the same at the same time.
+            Err(KeyStoreError::AlreadyExists) => {
+                let found = self.find_derived(environment, secret, cause).await?;
+                found.ok_or(KeysError::Store(KeyStoreError::AlreadyExists))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The key of a cause, where [`issue_derived`](Self::issue_derived) has made it; also when it was revoked since.
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError::Store`] when the store failed.
+    pub async fn find_derived(
+        &self,
+        environment: Environment,
+        secret: &KeySecret,
+        cause: &str,
+    ) -> Result<Option<IssuedKey>, KeysError> {
+        let found = self.keys.find_by_id(&secret.id(environment, cause)).await?;
+        Ok(found.map(|record| IssuedKey {
+            key: self.format.derive(environment, secret, cause),
+            record,
+        }))
+    }
+
+    /// The record of a new key, with everything checked and its tenant made.
+    async fn prepare(&self, id: KeyId, new: NewKey) -> Result<KeyRecord, KeysError> {
         let now = self.clock.now().wall();
         let tenant = TenantId::new(&new.tenant).map_err(|source| invalid("tenant", source))?;
         let plan = self.plan("plan", new.plan.as_deref())?;
         let own_plan = self.plan("plan_override", new.own_plan.as_deref())?;
-        let mut record = KeyRecord::new(random_id()?, tenant.clone(), Arc::from(""), now);
+        let mut record = KeyRecord::new(id, tenant.clone(), Arc::from(""), now);
         record.allowed_networks = networks(&new.networks)?;
         record.environment = new.environment;
         record.expires_at = new.life.end(now)?;
@@ -249,11 +320,7 @@ impl Keys {
         if let Some(plan) = self.catalog.find(&owner.plan) {
             check_limits(&record, &owner, &plan, own_plan.as_ref())?;
         }
-        let key = self.format.generate(record.environment)?;
-        record.shown = key.shown();
-        let digest = self.hasher.digest(key.expose());
-        let record = self.keys.create(digest, record).await?;
-        Ok(IssuedKey { key, record })
+        Ok(record)
     }
 
     /// Makes a successor of a key, alike in everything, and lets the old one work for `overlap` longer. The
@@ -317,6 +384,19 @@ impl Keys {
     /// [`KeysError::Store`] when the store failed.
     pub async fn list(&self, tenant: &TenantId) -> Result<Vec<Arc<KeyRecord>>, KeysError> {
         Ok(self.keys.list(tenant).await?)
+    }
+
+    /// When the keys of a tenant were last used, to about a minute and some seconds late. A key that was never used
+    /// is absent, as are all where the store keeps no uses.
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError::Store`] when the store failed.
+    pub async fn last_used(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<HashMap<KeyId, Timestamp>, KeysError> {
+        Ok(self.keys.last_used(tenant).await?)
     }
 
     fn plan(

@@ -6,7 +6,8 @@
 //!    for any number of requests for a key not seen before. Every hit checks expiry, revocation, environment,
 //!    the plans and the tenant, so that a change takes effect on the next call.
 //! 3. [`TenantLayer`] lets a tenant do what its payments and its plan allow.
-//! 4. [`RequireScope`], [`RequireFeature`] and [`IpAllowLayer`] guard single routes.
+//! 4. [`RequireScope`], [`RequireFeature`] and [`IpAllowLayer`] guard single routes; [`DeprecationLayer`] tells that a
+//!    version comes to its end.
 //! 5. [`Keys`] and [`Tenants`] are for those who administer: issue, rotate, revoke, move, suspend.
 //!
 //! A refused request never reaches the service. It is answered with a problem document, which also travels in
@@ -101,7 +102,10 @@ pub use self::{
     authenticate::{Attempt, Authenticate, IdentityLookup},
     cache::CacheSettings,
     future::AuthFuture,
-    guard::{Guard, Guarded, IpAllowLayer, RequireFeature, RequireScope},
+    guard::{
+        Deprecated, DeprecationFuture, DeprecationLayer, Guard, Guarded, IpAllowLayer,
+        RequireFeature, RequireScope,
+    },
     identity::{Grant, Identity},
     keys::{IssuedKey, Keys, KeysError, NewKey},
     layer::AuthLayer,

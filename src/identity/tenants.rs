@@ -49,6 +49,38 @@ impl Tenants {
         Ok(self.store.find(id).await?.map(Tenant::new))
     }
 
+    /// The tenant, made on this plan where there is no such one. One that exists stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`TenantsError::UnknownPlan`] when the catalog has no such plan; [`TenantsError::Store`] when the store failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future may have made the tenant; asking again gives it.
+    pub async fn ensure(&self, id: &TenantId, plan: &PlanName) -> Result<Tenant, TenantsError> {
+        if let Some(present) = self.find(id).await? {
+            return Ok(present);
+        }
+        self.check_plan(plan)?;
+        let record = TenantRecord::new(id.clone(), plan.clone());
+        match self.store.create(record).await {
+            // Somebody else does the same at the same time.
+            Err(TenantStoreError::AlreadyExists) => {
+                Ok(self.find(id).await?.ok_or(TenantStoreError::NotFound)?)
+            }
+            created => Ok(Tenant::new(created?)),
+        }
+    }
+
+    /// Whether the catalog has this plan now.
+    pub(crate) fn check_plan(&self, plan: &PlanName) -> Result<(), TenantsError> {
+        match self.catalog.find(plan) {
+            Some(_) => Ok(()),
+            None => Err(TenantsError::UnknownPlan { plan: plan.clone() }),
+        }
+    }
+
     /// Sets what the tenant's payments let it do.
     ///
     /// # Errors
@@ -68,10 +100,7 @@ impl Tenants {
     ///
     /// [`TenantsError::UnknownPlan`] when the catalog has no such plan; else as [`Tenants::update`].
     pub async fn set_plan(&self, id: &TenantId, plan: &PlanName) -> Result<Tenant, TenantsError> {
-        if self.catalog.find(plan).is_none() {
-            let plan = plan.clone();
-            return Err(TenantsError::UnknownPlan { plan });
-        }
+        self.check_plan(plan)?;
         self.update(id, |record| record.plan = plan.clone()).await
     }
 

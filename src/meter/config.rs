@@ -1,6 +1,11 @@
 use std::{sync::Arc, time::Duration};
 
-use super::{event::printable, recorder::Recorder};
+use super::{
+    durability::Durability,
+    event::printable,
+    recorder::Recorder,
+    spool::{Opened, Spool, SpoolError},
+};
 use crate::{
     clock::{Clock, SystemClock},
     error::ConfigError,
@@ -16,6 +21,7 @@ const MAX_DURATION: Duration = Duration::from_secs(86_400);
 pub struct RecorderBuilder {
     sink: Arc<dyn UsageSink>,
     clock: Option<Arc<dyn Clock>>,
+    durability: Durability,
     settings: Settings,
 }
 
@@ -25,6 +31,7 @@ pub(super) struct Settings {
     pub(super) queue_capacity: usize,
     pub(super) tick: Duration,
     pub(super) max_batch: usize,
+    pub(super) max_batch_bytes: usize,
     pub(super) write_timeout: Duration,
     pub(super) min_backoff: Duration,
     pub(super) max_backoff: Duration,
@@ -37,11 +44,13 @@ impl RecorderBuilder {
         Self {
             sink,
             clock: None,
+            durability: Durability::Memory,
             settings: Settings {
                 source: Arc::from("tollgate"),
                 queue_capacity: 65_536,
                 tick: Duration::from_millis(100),
                 max_batch: 1_000,
+                max_batch_bytes: 1 << 20,
                 write_timeout: Duration::from_secs(30),
                 min_backoff: Duration::from_millis(100),
                 max_backoff: Duration::from_secs(30),
@@ -63,17 +72,30 @@ impl RecorderBuilder {
         self
     }
 
+    /// What events survive until the sink has given its last word; [`Durability::Memory`] unless set.
+    ///
+    /// A spool whose directory cannot be written to is an error of [`build`](Self::build), as are a lock that another
+    /// recorder holds and a file that a newer version wrote. One that fails later does not stop the service: events
+    /// are then held in memory as without a spool, which the log and the counters say.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
     /// How many settled calls may wait; 65,536 unless set, at least 1, at most 16,777,216.
     ///
     /// The queue takes 16 bytes for each place from the start and about 400 bytes more for each waiting call,
-    /// 27 MiB for a full default queue, beside the quantities and the identities that the calls share.
+    /// 27 MiB for a full default queue, beside the quantities and the identities that the calls share. A call names
+    /// at most [`MAX_QUANTITIES`](super::MAX_QUANTITIES), so this bounds the bytes as well: 2 KiB for each place.
+    ///
+    /// With a spool the queue holds the events of one tick, without one what a sink is behind.
     pub const fn queue_capacity(mut self, n_events: usize) -> Self {
         self.settings.queue_capacity = n_events;
         self
     }
 
-    /// How often the queue is looked at, and so how old an event gets before it is first offered to the sink;
-    /// 100 ms unless set, at least 1 ms.
+    /// How often the queue is looked at, and so how old an event gets before it is appended to the spool and first
+    /// offered to the sink; 100 ms unless set, at least 1 ms. With a spool, a kill loses the events of one tick.
     pub const fn tick(mut self, tick: Duration) -> Self {
         self.settings.tick = tick;
         self
@@ -85,6 +107,13 @@ impl RecorderBuilder {
         self
     }
 
+    /// The bytes, about and as JSON, at which a batch ends; 1 MiB unless set, 1 KiB to 8 MiB. The event that reaches it
+    /// is the batch's last, so that a batch may be longer by one event.
+    pub const fn max_batch_bytes(mut self, n_bytes: usize) -> Self {
+        self.settings.max_batch_bytes = n_bytes;
+        self
+    }
+
     /// How long the sink may take for one batch before it is offered again; 30 s unless set, at least 1 ms.
     pub const fn write_timeout(mut self, timeout: Duration) -> Self {
         self.settings.write_timeout = timeout;
@@ -92,7 +121,7 @@ impl RecorderBuilder {
     }
 
     /// The waits between offers of the same batch: from `min` doubling to `max`, with jitter; 100 ms to 30 s
-    /// unless set. There is no last offer while the recorder runs: the queue bounds what may wait.
+    /// unless set. There is no last offer while the recorder runs: the queue or the spool bounds what may wait.
     pub const fn backoff(mut self, min: Duration, max: Duration) -> Self {
         self.settings.min_backoff = min;
         self.settings.max_backoff = max;
@@ -100,7 +129,7 @@ impl RecorderBuilder {
     }
 
     /// How many rejected events are kept for [`Recorder::dead_letters`], the oldest leaving first; 1,000 unless
-    /// set.
+    /// set. A spool keeps them over a restart.
     pub const fn dead_letters(mut self, n_events: usize) -> Self {
         self.settings.dead_letters = n_events;
         self
@@ -127,7 +156,9 @@ impl RecorderBuilder {
     /// # Errors
     ///
     /// [`ConfigError`] names the setting that is out of its range; also when the operating system gives no
-    /// random bytes for the ids of events.
+    /// random bytes for the ids of events. It names `durability` when the spool's directory cannot be used.
+    ///
+    /// Blocks while it reads what an earlier life has left in a spool.
     pub fn build(self) -> Result<Recorder, ConfigError> {
         let settings = self.settings;
         let refuse = |path: &str, reason: &'static str| Err(ConfigError::new(path, reason));
@@ -139,6 +170,12 @@ impl RecorderBuilder {
         }
         if settings.max_batch == 0 {
             return refuse("max_batch", "must be at least 1 event");
+        }
+        if !(1 << 10..=8 << 20).contains(&settings.max_batch_bytes) {
+            return refuse(
+                "max_batch_bytes",
+                "must be 1024 to 8388608 bytes: leave it at 1048576 when in doubt",
+            );
         }
         if settings.tick < Duration::from_millis(1) {
             return refuse("tick", "must be at least 1 ms");
@@ -170,12 +207,22 @@ impl RecorderBuilder {
             )
             .caused_by(source)
         })?;
+        let boot = u64::from_be_bytes(boot);
         let clock = self.clock.unwrap_or_else(SystemClock::shared);
-        Ok(Recorder::assemble(
-            u64::from_be_bytes(boot),
-            clock,
-            self.sink,
-            settings,
-        ))
+        let spool = open(&self.durability, boot, &*clock)?;
+        Ok(Recorder::assemble(boot, clock, self.sink, settings, spool))
     }
+}
+
+fn open(
+    durability: &Durability,
+    boot: u64,
+    clock: &dyn Clock,
+) -> Result<Option<(Spool, Opened)>, ConfigError> {
+    let Some((directory, limits)) = durability.files()? else {
+        return Ok(None);
+    };
+    Spool::open(directory, limits, boot, clock.now().wall())
+        .map(Some)
+        .map_err(SpoolError::into_config_error)
 }

@@ -69,7 +69,7 @@ impl Encoder {
                 .then(|| Arc::from(&*printable(&String::from_utf8_lossy(&call.request_id)))),
             trace_id: (call.trace_id != 0).then(|| Arc::from(format!("{:032x}", call.trace_id))),
             cost,
-            country: None,
+            country: call.country().map(|country| self.shared(country.as_str())),
         })
     }
 

@@ -167,7 +167,8 @@ pub struct UsageEvent {
     /// What the call cost whoever runs the service, where rates are set or the handler named a cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<CallCost>,
-    /// The caller's country, ISO 3166-1 alpha-2; set by whoever enriches events, never by this version.
+    /// The caller's country, ISO 3166-1 alpha-2, where a [`GeoResolver`](super::GeoResolver) tells it. The address is
+    /// in no event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub country: Option<Arc<str>>,
 }
@@ -209,6 +210,26 @@ impl UsageEvent {
             cost: None,
             country: None,
         }
+    }
+
+    /// About how many bytes the event takes as JSON: its texts as they are, and the rest at its usual length.
+    pub(super) fn about_bytes(&self) -> usize {
+        const REST: usize = 420;
+        let texts = [&self.source, &self.api, &self.route, &self.method];
+        let more = [&self.refused, &self.request_id, &self.trace_id];
+        REST + self.tenant.as_str().len()
+            + self.plan.as_str().len()
+            + texts.iter().map(|text| text.len()).sum::<usize>()
+            + more
+                .into_iter()
+                .flatten()
+                .map(|text| text.len())
+                .sum::<usize>()
+            + self
+                .quantities
+                .keys()
+                .map(|name| name.len() + 12)
+                .sum::<usize>()
     }
 }
 

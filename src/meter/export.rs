@@ -2,7 +2,10 @@
 
 use metrics::{counter, gauge};
 
-use super::counters::{Counters, Tally};
+use super::{
+    counters::{Counters, Tally},
+    losses::LossReason,
+};
 use crate::series;
 
 /// What was exported last. Differences are exported, so that the recorders of one process add up.
@@ -46,16 +49,30 @@ impl Exported {
             now.quantities_ignored,
             last.quantities_ignored,
         );
-        for (reason, now, last) in [
-            (
-                "queue_full",
-                now.dropped_queue_full,
-                last.dropped_queue_full,
-            ),
-            ("shutdown", now.dropped_shutdown, last.dropped_shutdown),
+        add("tollgate_usage_replayed_total", now.replayed, last.replayed);
+        add(
+            "tollgate_usage_recovered_total",
+            now.recovered,
+            last.recovered,
+        );
+        add(
+            "tollgate_usage_spool_failures_total",
+            now.spool_failures,
+            last.spool_failures,
+        );
+        for reason in [
+            LossReason::QueueFull,
+            LossReason::SpoolFull,
+            LossReason::SpoolNoSpace,
+            LossReason::SpoolFailed,
+            LossReason::Expired,
+            LossReason::Corrupt,
+            LossReason::Shutdown,
         ] {
+            let (now, last) = (now.dropped_for(reason), last.dropped_for(reason));
             if now > last {
-                counter!("tollgate_usage_dropped_total", "reason" => reason).increment(now - last);
+                counter!("tollgate_usage_dropped_total", "reason" => reason.as_str())
+                    .increment(now - last);
             }
         }
         shift(
@@ -67,6 +84,12 @@ impl Exported {
         shift("tollgate_usage_open", now.open, last.open);
         shift("tollgate_usage_queued", now.queued, last.queued);
         shift("tollgate_usage_in_flight", now.in_flight, last.in_flight);
+        shift("tollgate_usage_spooled", now.spooled, last.spooled);
+        shift(
+            "tollgate_usage_spool_bytes",
+            now.spool_bytes,
+            last.spool_bytes,
+        );
 
         for (place, (reason, class, n)) in tally.unidentified_by_reason().enumerate() {
             if place >= self.unidentified.len() {

@@ -1,36 +1,30 @@
 //! The background task: from the queue to the sink.
 
 use std::{
+    collections::HashSet,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
 use super::{
+    batch::Frozen,
     config::Settings,
-    counters::Tally,
+    dead_letters::DeadLetter,
     encode::Encoder,
     event::UsageEvent,
     export::Exported,
-    recorder::{Core, Running},
+    inner::{Core, Running},
+    spool::Secured,
 };
-use crate::sink::{Verdict, Verdicts, offer};
-
-/// An event that the sink rejected for good.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct DeadLetter {
-    /// The event as it was offered.
-    pub event: UsageEvent,
-    /// The sink's reason.
-    pub reason: &'static str,
-}
+use crate::sink::{DeliveryOrder, Verdict, Verdicts, offer};
 
 /// How many events may wait for their retry, while the sink takes others, before no more are taken from the
-/// queue.
-const MAX_WAITING_EVENTS: usize = 65_536;
+/// queue, or read back from the spool.
+pub(super) const MAX_WAITING_EVENTS: usize = 65_536;
 
 /// While a shutdown waits, what failed is offered again after this time.
 const HURRIED_RETRY: Duration = Duration::from_millis(100);
@@ -41,14 +35,25 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// What the background task works with; it survives the task.
 pub(super) struct Flusher {
     encoder: Encoder,
-    waiting: Vec<Waiting>,
+    pub(super) waiting: Vec<Waiting>,
+    next_number: u64,
+    /// The batch that the sink has at the moment.
+    pub(super) offered: Option<u64>,
+    /// Batches whose last events are finished and that the spool still holds.
+    pub(super) finished: Vec<u64>,
     backoff: ExponentialBuilder,
     exported: Exported,
 }
 
-/// A batch that was taken from the queue and is not finished. Its events stay in their order, and none joins.
-struct Waiting {
-    batch: Vec<UsageEvent>,
+/// A batch that is not finished. Its events stay in their order, and none joins.
+pub(super) struct Waiting {
+    /// Its place in the order in which batches were taken.
+    number: u64,
+    /// It was read back from the spool, and is older than what was taken meanwhile.
+    is_loaded: bool,
+    pub(super) frozen: Arc<Frozen>,
+    /// What the sink's verdicts have left of it.
+    pub(super) events: Arc<Vec<UsageEvent>>,
     delays: ExponentialBackoff,
     due: Instant,
     not_before: Instant,
@@ -65,6 +70,15 @@ impl Waiting {
             self.due.max(self.not_before)
         }
     }
+
+    pub(super) const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether it was taken after the batches below `mark`.
+    const fn is_later_than(&self, mark: u64) -> bool {
+        !self.is_loaded && self.number >= mark
+    }
 }
 
 impl Flusher {
@@ -72,6 +86,9 @@ impl Flusher {
         Self {
             encoder: Encoder::new(Arc::clone(&settings.source)),
             waiting: Vec::new(),
+            next_number: 1,
+            offered: None,
+            finished: Vec::new(),
             backoff: ExponentialBuilder::new()
                 .with_min_delay(settings.min_backoff)
                 .with_max_delay(settings.max_backoff)
@@ -81,117 +98,224 @@ impl Flusher {
         }
     }
 
-    /// Gives up what waits and says how much it was.
-    pub(super) fn discard(&mut self) -> u64 {
-        let n = self.n_waiting();
-        self.waiting.clear();
-        n as u64
+    pub(super) fn export(&mut self, core: &Core) {
+        self.exported.export(&core.tally);
     }
 
-    pub(super) fn export(&mut self, tally: &Tally) {
-        self.exported.export(tally);
+    pub(super) fn n_waiting(&self) -> usize {
+        self.waiting
+            .iter()
+            .map(|waiting| waiting.events.len())
+            .sum()
     }
 
-    fn n_waiting(&self) -> usize {
-        self.waiting.iter().map(|waiting| waiting.batch.len()).sum()
-    }
-
-    fn is_blocked(&self) -> bool {
+    pub(super) fn is_blocked(&self) -> bool {
         self.n_waiting() >= MAX_WAITING_EVENTS
             || self.waiting.iter().any(|waiting| waiting.without_verdict)
     }
 
     fn next_due(&self, hurry: bool) -> Option<Instant> {
-        self.waiting
-            .iter()
-            .map(|waiting| waiting.due_at(hurry))
-            .min()
+        // One that was never offered waits for another, not for a time.
+        let offered = self.waiting.iter().filter(|waiting| waiting.n_offers > 0);
+        offered.map(|waiting| waiting.due_at(hurry)).min()
+    }
+
+    /// The batches that may be offered now, in their order.
+    fn eligible(&self, core: &Core, is_wanted: impl Fn(&Waiting) -> bool) -> Vec<u64> {
+        let is_ordered = core.sink.order() == DeliveryOrder::PerTenant;
+        // What the spool did not take is newer than what it holds.
+        let has_older = is_ordered && core.tally.stages().spooled > 0;
+        let mut held = HashSet::new();
+        let mut eligible = Vec::new();
+        for waiting in &self.waiting {
+            let tenants = waiting.events.iter().map(|event| &event.tenant);
+            let is_newer = waiting.n_offers == 0 && waiting.frozen.secured().is_none();
+            let is_held =
+                (has_older && is_newer) || tenants.clone().any(|tenant| held.contains(tenant));
+            if !is_held && is_wanted(waiting) {
+                eligible.push(waiting.number);
+            }
+            if is_ordered {
+                held.extend(tenants);
+            }
+        }
+        eligible
     }
 
     /// Offers what is due again, then what is new; true when everything that was in the queue at the start
     /// is finished.
-    async fn cycle(&mut self, core: &Core) -> bool {
-        core.report_long_calls();
+    async fn cycle(&mut self, core: &Arc<Core>, tick: &mut Interval) -> bool {
+        self.take_replays(core);
+        let mut n_new = self.secure(core).await;
+        let mut mark = self.next_number;
         let hurry = core.hurry.load(Ordering::Acquire);
-        let mut place = 0;
-        while let Some(waiting) = self.waiting.get(place) {
-            if waiting.due_at(hurry) > Instant::now() || !self.offer(core, place).await {
-                place += 1;
-            }
+        let now = Instant::now();
+        let is_due = |waiting: &Waiting| waiting.n_offers > 0 && waiting.due_at(hurry) <= now;
+        for number in self.eligible(core, is_due) {
+            self.offer(core, number, tick).await;
         }
-        let mut n_new = core.queue.len();
-        while n_new > 0 && !self.is_blocked() {
-            let n = n_new.min(core.settings.max_batch);
-            n_new -= n;
-            if !self.take(core, n) {
+        while !self.is_blocked() {
+            let is_new = |waiting: &Waiting| waiting.n_offers == 0 && !waiting.is_later_than(mark);
+            if let Some(number) = self.eligible(core, is_new).first() {
+                self.offer(core, *number, tick).await;
+            } else if n_new > 0 && core.spool.is_none() {
+                let n = n_new.min(core.settings.max_batch);
+                let n_taken = self.take(core, n);
+                if n_taken == 0 {
+                    break;
+                }
+                n_new -= n_taken.min(n_new);
+                mark = self.next_number;
+            } else if core.tally.stages().spooled > 0 {
+                self.commit(core).await;
+                if !self.load(core).await {
+                    break;
+                }
+            } else {
                 break;
             }
-            self.offer(core, self.waiting.len().saturating_sub(1)).await;
         }
-        n_new == 0 && self.waiting.is_empty()
+        self.commit(core).await;
+        n_new == 0
+            && core.tally.stages().spooled == 0
+            && self
+                .waiting
+                .iter()
+                .all(|waiting| waiting.is_later_than(mark))
     }
 
-    /// Takes up to `n` calls from the queue as a new batch; false when there was none.
-    fn take(&mut self, core: &Core, n: usize) -> bool {
-        let mut batch = Vec::with_capacity(n);
-        while batch.len() < n {
+    /// Takes up to `n` calls from the queue as a new batch, which ends with the event that reaches the greatest
+    /// number of bytes; says how many were taken.
+    pub(super) fn take(&mut self, core: &Core, n: usize) -> usize {
+        let mut events = Vec::with_capacity(n);
+        let mut n_taken = 0;
+        let mut n_bytes = 0;
+        while n_taken < n && n_bytes < core.settings.max_batch_bytes {
             let Some(call) = core.next() else { break };
+            n_taken += 1;
             match self.encoder.event(&call) {
-                Some(event) => batch.push(event),
+                Some(event) => {
+                    n_bytes += event.about_bytes();
+                    events.push(event);
+                }
                 // Cannot be: only settled calls with an identity are queued. Counted all the same.
-                None => core.lose(1),
+                None => core.lose_call(&call),
             }
         }
-        if batch.is_empty() {
-            return false;
+        if !events.is_empty() {
+            self.wait(self.waiting.len(), Frozen::new(events).into(), false);
         }
+        n_taken
+    }
+
+    fn take_replays(&mut self, core: &Core) {
+        let events = std::mem::take(&mut *super::inner::lock(&core.replays));
+        for batch in events.chunks(core.settings.max_batch) {
+            let frozen = Frozen::new(batch.to_vec());
+            self.wait(self.waiting.len(), frozen.into(), false);
+        }
+    }
+
+    /// Takes a batch that was read back: behind those that the spool holds, before those that it did not take.
+    pub(super) fn take_loaded(&mut self, frozen: Arc<Frozen>) {
+        let is_newer = |waiting: &Waiting| waiting.frozen.secured().is_none();
+        let place = self.waiting.iter().position(is_newer);
+        self.wait(place.unwrap_or(self.waiting.len()), frozen, true);
+    }
+
+    fn wait(&mut self, place: usize, frozen: Arc<Frozen>, is_loaded: bool) {
         let now = Instant::now();
-        self.waiting.push(Waiting {
-            batch,
+        let waiting = Waiting {
+            number: self.next_number,
+            is_loaded,
+            events: Arc::clone(&frozen.events),
+            frozen,
             delays: self.backoff.build(),
             due: now,
             not_before: now,
             n_offers: 0,
             without_verdict: false,
-        });
-        true
+        };
+        self.next_number += 1;
+        self.waiting.insert(place, waiting);
     }
 
-    /// Offers a batch to the sink; true when it is finished and gone. The batch stays in its place during the
-    /// write, so that a task that is cut off loses nothing.
-    async fn offer(&mut self, core: &Core, place: usize) -> bool {
-        let Some(waiting) = self.waiting.get_mut(place) else {
-            return true;
+    /// Offers a batch to the sink. The batch stays in its place during the write, so that a task that is cut off
+    /// loses nothing; with a spool, what comes meanwhile is secured on each tick.
+    async fn offer(&mut self, core: &Arc<Core>, number: u64, tick: &mut Interval) {
+        let Some(waiting) = self.find(number) else {
+            return;
         };
         if waiting.n_offers > 0 {
             core.tally.retries.fetch_add(1, Ordering::Relaxed);
         }
         waiting.n_offers += 1;
-        let written = offer(&*core.sink, &waiting.batch, core.settings.write_timeout).await;
-        let n_before = waiting.batch.len();
+        let events = Arc::clone(&waiting.events);
+        self.offered = Some(number);
+        let mut woken = false;
+        let written = {
+            let mut write = pin!(offer(&*core.sink, &events, core.settings.write_timeout));
+            if core.spool.is_none() {
+                write.await
+            } else {
+                loop {
+                    tokio::select! {
+                        biased;
+                        written = &mut write => break written,
+                        _ = tick.tick() => {}
+                        () = core.wake.notified() => woken = true,
+                    }
+                    self.secure(core).await;
+                }
+            }
+        };
+        self.offered = None;
+        if woken {
+            // Whoever woke the task waits for more than the spool, perhaps.
+            core.wake.notify_one();
+        }
+        let Some(waiting) = self.find(number) else {
+            return;
+        };
         let mut after = Duration::ZERO;
         match written {
             Ok(verdicts) => {
                 waiting.without_verdict = false;
-                after = judge(core, &mut waiting.batch, verdicts);
+                after = judge(core, &mut waiting.events, verdicts);
             }
             Err(failure) => {
                 waiting.without_verdict = true;
                 tracing::warn!(
                     error = &failure as &dyn std::error::Error,
-                    n_events = n_before,
+                    n_events = events.len(),
                     n_offers = waiting.n_offers,
                     "the usage sink failed: the batch will be offered again"
                 );
             }
         }
-        if waiting.batch.is_empty() {
-            self.waiting.remove(place);
-            return true;
+        self.conclude(core, number, events.len(), after);
+    }
+
+    /// Forgets a batch that is finished, or says when what is left of it is offered again.
+    fn conclude(&mut self, core: &Core, number: u64, n_before: usize, after: Duration) {
+        let backoff = self.backoff;
+        let Some(waiting) = self.find(number) else {
+            return;
+        };
+        if waiting.events.is_empty() {
+            if let Some(Secured::InHand(ticket)) = waiting.frozen.secured() {
+                self.finished.push(ticket);
+            }
+            self.waiting.retain(|waiting| !waiting.events.is_empty());
+            return;
         }
-        if waiting.batch.len() < n_before {
+        if waiting.events.len() < n_before {
             // The sink makes progress.
-            waiting.delays = self.backoff.build();
+            waiting.delays = backoff.build();
+            if waiting.frozen.secured().is_none() {
+                // The spool is to take what is left only.
+                waiting.frozen = Arc::new(Frozen::of(Arc::clone(&waiting.events)));
+            }
         }
         let now = Instant::now();
         let delay = waiting.delays.next().unwrap_or(core.settings.max_backoff);
@@ -202,43 +326,46 @@ impl Flusher {
             after
         };
         waiting.not_before = now + least.min(MAX_RETRY_AFTER);
-        false
+    }
+
+    fn find(&mut self, number: u64) -> Option<&mut Waiting> {
+        self.waiting
+            .iter_mut()
+            .find(|waiting| waiting.number == number)
     }
 }
 
 /// Applies the sink's verdicts; what it has not finished stays in the batch. Says how long the sink asked to
 /// wait.
-fn judge(core: &Core, batch: &mut Vec<UsageEvent>, verdicts: Verdicts) -> Duration {
+fn judge(core: &Core, batch: &mut Arc<Vec<UsageEvent>>, verdicts: Verdicts) -> Duration {
     let Verdicts::Each(verdicts) = verdicts else {
-        core.tally
-            .acked
-            .fetch_add(batch.len() as u64, Ordering::Release);
-        batch.clear();
+        core.tally.stages().acked += batch.len() as u64;
+        *batch = Arc::default();
         return Duration::ZERO;
     };
     let mut verdicts = verdicts.into_iter();
     let mut after = Duration::ZERO;
     let mut n_acked = 0;
     let mut dead = Vec::new();
-    batch.retain(|event| match verdicts.next() {
-        Some(Verdict::Accepted | Verdict::Duplicate) => {
-            n_acked += 1;
-            false
-        }
-        Some(Verdict::Rejected { reason }) => {
-            dead.push(DeadLetter {
+    let mut rest = Vec::new();
+    for event in &**batch {
+        match verdicts.next() {
+            Some(Verdict::Accepted | Verdict::Duplicate) => n_acked += 1,
+            Some(Verdict::Rejected { reason }) => dead.push(DeadLetter {
                 event: event.clone(),
-                reason,
-            });
-            false
+                reason: reason.into(),
+            }),
+            Some(Verdict::Retry { after: asked }) => {
+                after = after.max(asked);
+                rest.push(event.clone());
+            }
+            None => rest.push(event.clone()),
         }
-        Some(Verdict::Retry { after: asked }) => {
-            after = after.max(asked);
-            true
-        }
-        None => true,
-    });
-    core.tally.acked.fetch_add(n_acked, Ordering::Release);
+    }
+    if rest.len() < batch.len() {
+        *batch = Arc::new(rest);
+    }
+    core.tally.stages().acked += n_acked;
     core.bury(dead);
     after
 }
@@ -260,26 +387,22 @@ pub(super) async fn run(mut running: Running) {
         // Read first: whoever counts on this cycle had its calls in the queue before.
         let requested = core.requested.load(Ordering::Acquire);
         let abandoned = core.abandoned.load(Ordering::Acquire);
-        if flusher.cycle(core).await {
+        if flusher.cycle(core, &mut tick).await {
             core.completed.send_replace(requested);
         }
-        flusher.export(&core.tally);
+        flusher.export(core);
         core.watch();
         if abandoned {
-            let mut lost = flusher.discard();
-            while core.next().is_some() {
-                lost += 1;
-            }
-            core.lose(lost);
-            flusher.export(&core.tally);
-            if lost > 0 {
-                tracing::error!(
-                    lost,
-                    "the last handle of the recorder was dropped before all usage was written: call \
-                     Recorder::shutdown before the end"
-                );
-            }
-            return;
+            break;
         }
+    }
+    let core = Arc::clone(core);
+    let lost = core.retire(running.take()).await;
+    if lost > 0 {
+        tracing::error!(
+            lost,
+            "the last handle of the recorder was dropped before all usage was written: call \
+             Recorder::shutdown before the end"
+        );
     }
 }

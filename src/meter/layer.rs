@@ -3,10 +3,17 @@ use std::{fmt, sync::Arc};
 use tower_layer::Layer;
 
 use super::{
-    abort::AbortPolicy, head_fields::HeadFields, meter::Site, rates::CostRates, recorder::Recorder,
-    service::Metered, stats::CallStats,
+    abort::AbortPolicy,
+    country::{Countries, GeoResolver},
+    head_fields::HeadFields,
+    meter::Site,
+    rates::CostRates,
+    recorder::Recorder,
+    service::Metered,
+    stats::CallStats,
 };
 use crate::{
+    auth::ClientAddr,
     clock::Clock,
     route::{MatchedRoute, RouteOf},
 };
@@ -70,6 +77,20 @@ impl<R> MeterLayer<R> {
         self.with(|site| site.rates = Some(Arc::new(rates)))
     }
 
+    /// Tells the country of each call by the client's address, for [`UsageEvent::country`](super::UsageEvent::country);
+    /// nobody is asked unless set. The address itself is not kept.
+    ///
+    /// Behind a proxy, `client_addr` is [`TrustedProxies`](crate::auth::TrustedProxies); else
+    /// [`PeerAddr`](crate::auth::PeerAddr) will do.
+    pub fn countries(self, resolver: impl GeoResolver, client_addr: impl ClientAddr) -> Self {
+        self.with(|site| {
+            site.countries = Some(Countries {
+                resolver: Arc::new(resolver),
+                client_addr: Arc::new(client_addr),
+            });
+        })
+    }
+
     /// Whether an answer carries `X-Request-Latency`: whole milliseconds from the call's arrival at this layer to
     /// the head of its answer, rounded down; off unless set.
     ///
@@ -119,6 +140,7 @@ impl Shared {
             on_abort: AbortPolicy::default(),
             rates: None,
             watchlist: recorder.watchlist().cloned(),
+            countries: None,
         };
         Self {
             clock: Arc::clone(recorder.clock()),

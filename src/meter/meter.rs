@@ -13,6 +13,7 @@ use super::{
     abort::{AbortPolicy, Billed},
     cost::Spent,
     counters::Tally,
+    country::{Countries, Country},
     event::{CallOutcome, EventId},
     hold::Holds,
     quantities::Quantities,
@@ -64,6 +65,8 @@ pub(crate) struct Call {
     quantities: Mutex<Quantities>,
     pub(super) spent: Spent,
     state: AtomicU16,
+    /// Two letters; zero when the country is not known.
+    country: AtomicU16,
     refused: OnceLock<ErrorCode>,
     ending: OnceLock<Ending>,
     /// Nothing, until somebody holds the call open.
@@ -79,6 +82,7 @@ pub(super) struct Site {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) on_abort: AbortPolicy,
     pub(super) watchlist: Option<Arc<Watchlist>>,
+    pub(super) countries: Option<Countries>,
 }
 
 impl Site {
@@ -147,6 +151,7 @@ impl Call {
             identity: OnceLock::new(),
             quantities: Mutex::new(Quantities::default()),
             spent: Spent::default(),
+            country: AtomicU16::new(0),
             refused: OnceLock::new(),
             ending: OnceLock::new(),
             holds: Mutex::new(None),
@@ -187,6 +192,7 @@ impl Call {
     ) {
         let _ = self.identity.set(identity);
         self.quantities = Mutex::new(quantities);
+        *self.country.get_mut() = whole.country.load(Ordering::Acquire);
         let marks = whole.state.load(Ordering::Acquire) & (OVERAGE | DEPRECATED);
         self.state.fetch_or(marks | IDENTIFIED, Ordering::AcqRel);
     }
@@ -247,6 +253,16 @@ impl Call {
 
     pub(super) fn identity(&self) -> Option<&Identity> {
         self.identity.get()
+    }
+
+    pub(super) fn country(&self) -> Option<Country> {
+        Country::from_bits(self.country.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_country(&self, country: Country) {
+        if !self.has(SETTLED) {
+            self.country.store(country.to_bits(), Ordering::Release);
+        }
     }
 
     pub(super) fn is_overage(&self) -> bool {

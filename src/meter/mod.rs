@@ -21,8 +21,9 @@
 //!
 //! # Deployment
 //!
-//! Events wait in memory: a kill loses at most the queue. Call [`Recorder::shutdown`] after the server has
-//! stopped. A response that was handed to the connection counts as delivered; whether the client read it,
+//! Events wait in memory: a kill loses at most the queue. A [`Durability`] in the recorder's settings keeps them on
+//! the disk instead, and the [guide](crate::guide::metering) says what is lost and what is doubled. Call
+//! [`Recorder::shutdown`] after the server has stopped. A response that was handed to the connection counts as delivered; whether the client read it,
 //! nobody can know.
 //!
 //! ```
@@ -80,10 +81,14 @@
 //! ```
 
 mod abort;
+mod batch;
 mod body;
 mod config;
 mod cost;
 mod counters;
+mod country;
+mod dead_letters;
+mod durability;
 mod encode;
 mod event;
 mod export;
@@ -94,7 +99,9 @@ mod future;
 mod guard;
 mod head_fields;
 mod hold;
+mod inner;
 mod layer;
+mod losses;
 mod measure;
 #[expect(
     clippy::module_inception,
@@ -107,7 +114,9 @@ mod rates;
 mod recorder;
 mod report;
 mod request_body;
+mod secure;
 mod service;
+mod spool;
 mod stats;
 mod step;
 
@@ -118,11 +127,14 @@ pub use self::{
     config::RecorderBuilder,
     cost::{ComputeTimer, CostScope},
     counters::Counters,
+    country::{Country, GeoResolver, NotACountry},
+    dead_letters::DeadLetter,
+    durability::{Durability, SpoolDir},
     event::{CallOutcome, EventId, UsageEvent},
-    flush::DeadLetter,
     future::ResponseFuture,
     hold::MeterHold,
     layer::MeterLayer,
+    losses::{Loss, LossReason},
     measure::{
         Measure, MeasureBody, MeasureFuture, MeasureLayer, Measured, TokenUsage, TokenUsageReader,
     },

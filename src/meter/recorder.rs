@@ -1,27 +1,25 @@
 use std::{
-    collections::VecDeque,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        Arc,
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use crossbeam_queue::ArrayQueue;
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, watch},
-    task::JoinHandle,
-};
+use tokio::runtime::Handle;
 
 use super::{
     config::{RecorderBuilder, Settings},
     counters::{Counters, Tally},
+    dead_letters::DeadLetter,
     event::EventId,
-    flush::{self, DeadLetter, Flusher},
+    flush,
+    inner::{Core, IDLE, RUNNING, Running, lock},
+    losses::Loss,
     meter::Call,
     report::Watchlist,
+    spool::{Opened, Spool},
 };
 use crate::{
     clock::{Clock, Now},
@@ -35,8 +33,10 @@ use crate::{
 /// nobody. One background task looks at the queue every tick (100 ms unless set), makes events of the calls
 /// and offers them to the sink until it has given its last word on each.
 ///
-/// Events are held in memory: killing the process loses at most the queue and what is being written. A full
-/// queue drops the newest event, counts it and says so in the log; see [`Recorder::counters`].
+/// Events are held in memory: killing the process loses at most the queue and what is being written. A
+/// [`Durability`](super::Durability) keeps them on the disk as well, from the tick after the end of their call. A full
+/// queue drops the newest event, counts it and says so in the log; see [`Recorder::counters`] and
+/// [`Recorder::losses`].
 ///
 /// Cloning gives a second handle to the same recorder. The task is started on the tokio runtime that the
 /// recorder is built in, else by [`Recorder::start`] or the first metered call. When the last handle is gone
@@ -50,39 +50,6 @@ pub struct Recorder {
 struct Handles {
     core: Arc<Core>,
 }
-
-pub(super) struct Core {
-    boot: u64,
-    sequence: AtomicU64,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) sink: Arc<dyn UsageSink>,
-    pub(super) settings: Settings,
-    pub(super) tally: Arc<Tally>,
-    watchlist: Option<Arc<Watchlist>>,
-    pub(super) queue: ArrayQueue<Arc<Call>>,
-    state: AtomicU8,
-    task: Mutex<Option<JoinHandle<()>>>,
-    /// The flusher while no task runs: a task that is cut off puts it back, with the batches in its hands.
-    parked: Mutex<Option<Flusher>>,
-    dead_letters: Mutex<VecDeque<DeadLetter>>,
-    /// Called on each tick, until one says that it has nothing more to tell.
-    watched: Mutex<Vec<Watch>>,
-    pub(super) wake: Notify,
-    pub(super) requested: AtomicU64,
-    pub(super) completed: watch::Sender<u64>,
-    /// A shutdown waits: what failed is offered again soon.
-    pub(super) hurry: AtomicBool,
-    pub(super) abandoned: AtomicBool,
-    full_logged_at: AtomicU64,
-    no_runtime_logged: AtomicBool,
-}
-
-/// Brings a gauge up to date; false when what it watches is gone.
-type Watch = Box<dyn FnMut() -> bool + Send>;
-
-const IDLE: u8 = 0;
-const RUNNING: u8 = 1;
-const CLOSED: u8 = 2;
 
 impl Recorder {
     /// A recorder with the default settings; see [`RecorderBuilder`].
@@ -104,35 +71,15 @@ impl Recorder {
         clock: Arc<dyn Clock>,
         sink: Arc<dyn UsageSink>,
         settings: Settings,
+        spool: Option<(Spool, Opened)>,
     ) -> Self {
-        tracing::info!(
-            queue_capacity = settings.queue_capacity,
-            "usage events are held in memory until they are written: a kill loses at most the queue"
-        );
-        let core = Core {
-            boot,
-            sequence: AtomicU64::new(0),
-            clock,
-            sink,
-            tally: Arc::new(Tally::new()),
-            watchlist: settings
-                .report_every
-                .map(|every| Arc::new(Watchlist::new(every))),
-            queue: ArrayQueue::new(settings.queue_capacity),
-            state: AtomicU8::new(IDLE),
-            task: Mutex::new(None),
-            parked: Mutex::new(Some(Flusher::new(&settings))),
-            dead_letters: Mutex::new(VecDeque::new()),
-            watched: Mutex::new(Vec::new()),
-            wake: Notify::new(),
-            requested: AtomicU64::new(0),
-            completed: watch::Sender::new(0),
-            hurry: AtomicBool::new(false),
-            abandoned: AtomicBool::new(false),
-            full_logged_at: AtomicU64::new(0),
-            no_runtime_logged: AtomicBool::new(false),
-            settings,
-        };
+        if spool.is_none() {
+            tracing::info!(
+                queue_capacity = settings.queue_capacity,
+                "usage events are held in memory until they are written: a kill loses at most the queue"
+            );
+        }
+        let core = Core::new(boot, clock, sink, settings, spool);
         let recorder = Self {
             handle: Arc::new(Handles {
                 core: Arc::new(core),
@@ -231,6 +178,65 @@ impl Recorder {
         lock(&self.core().dead_letters).iter().cloned().collect()
     }
 
+    /// Offers every dead letter to the sink again, oldest first, and says how many there were: after whatever made the
+    /// sink reject them was mended. One that is rejected again is a dead letter again.
+    ///
+    /// A kill in the middle may leave an event both offered and a dead letter; the sink has it once all the same.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "called for what it does: the number is for a log"
+    )]
+    pub fn replay_dead_letters(&self) -> usize {
+        let core = self.core();
+        if core.is_closed() {
+            return 0;
+        }
+        let letters = std::mem::take(&mut *lock(&core.dead_letters));
+        let n = letters.len();
+        if n > 0 {
+            core.tally.stages().replayed += n as u64;
+            lock(&core.replays).extend(letters.into_iter().map(|letter| letter.event));
+            core.letters_changed.store(true, Ordering::Release);
+            core.wake.notify_one();
+        }
+        n
+    }
+
+    /// What was lost in the life of this recorder, by tenant, day and reason: by how much an invoice may be too low.
+    ///
+    /// At most 4,096 notes, each of at most 16 quantities; what comes on top has no tenant. Not kept over a restart:
+    /// read it before, where [`Counters::dropped`] is not zero.
+    #[must_use]
+    pub fn losses(&self) -> Vec<Loss> {
+        self.core().ledger.losses()
+    }
+
+    /// Waits until every call that was settled before is as durable as the recorder's [`Durability`](super::Durability)
+    /// promises, and says whether it is: the sink has it, or the disk.
+    ///
+    /// Without waiting for a tick, so that one who asks for each call pays a write for each. False at once without a
+    /// spool; false too when the spool does not take events, which are then held in memory. Needs the background task
+    /// to run, and starts it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn persist(&self) -> bool {
+        self.start();
+        let core = self.core();
+        if core.spool.is_none() {
+            return false;
+        }
+        let mut persisted = core.persisted.subscribe();
+        let request = core.persist_requested.fetch_add(1, Ordering::AcqRel) + 1;
+        core.wake.notify_one();
+        // The sender lives in the core, so the wait cannot fail.
+        let answer = persisted
+            .wait_for(|(answered, _)| *answered >= request)
+            .await;
+        answer.is_ok_and(|answer| answer.1)
+    }
+
     /// Waits until the sink has given its last word on every call that was settled before.
     ///
     /// Waits for as long as the sink asks for a retry. Returns at once after [`Recorder::shutdown`]. Needs the
@@ -252,9 +258,9 @@ impl Recorder {
     /// Waits until every call has ended and every event is written, at most until `deadline` from now; then
     /// ends the recorder.
     ///
-    /// Stop accepting connections first. What is not written at the deadline is counted as
-    /// `dropped_shutdown` and logged as an error; so is each call that ends later. A second shutdown finds
-    /// nothing left.
+    /// Stop accepting connections first. What is not written at the deadline stays in the spool for the next recorder
+    /// that has its directory; without one it is counted as `dropped_shutdown` and logged as an error. So is each call
+    /// that ends later. A second shutdown finds nothing left.
     ///
     /// # Cancel safety
     ///
@@ -277,11 +283,12 @@ impl Recorder {
                 sleep_until(until.min(Instant::now() + OPEN_CALLS_POLL)).await;
             }
         }
-        core.close().await;
+        Core::close(core).await;
         let after = self.counters();
         let report = FlushReport {
             acked: after.acked - before.acked,
             dead_lettered: after.dead_lettered - before.dead_lettered,
+            spooled: after.spooled,
             dropped: after.dropped().saturating_sub(before.dropped()),
             still_open: after.open,
         };
@@ -324,197 +331,19 @@ pub struct FlushReport {
     pub acked: u64,
     /// Events that the sink rejected for good during the shutdown.
     pub dead_lettered: u64,
+    /// Events that are in the spool, for the next recorder that has its directory.
+    pub spooled: u64,
     /// Events that were lost: not written at the deadline, or dropped meanwhile by a full queue.
     pub dropped: u64,
     /// Calls that had not ended at the deadline; their events will be dropped when they do.
     pub still_open: u64,
 }
 
-impl Core {
-    fn next_id(&self) -> EventId {
-        EventId::new(self.boot, self.sequence.fetch_add(1, Ordering::Relaxed))
-    }
-
-    fn push(&self, call: Arc<Call>, now: Now) {
-        self.tally.settled();
-        if self.queue.push(call).is_err() {
-            self.tally
-                .dropped_queue_full
-                .fetch_add(1, Ordering::Release);
-            self.log_full_queue(now);
-        } else if self.is_closed() {
-            self.discard_queue();
-        }
-    }
-
-    /// Queues a part of each call that goes on and whose interval is over. Each counts as opened and settled, so
-    /// that the laws of the counters hold for parts as they do for calls.
-    pub(super) fn report_long_calls(&self) {
-        let Some(watchlist) = &self.watchlist else {
-            return;
-        };
-        let now = self.clock.now();
-        watchlist.due(now, |call| {
-            if let Some(part) = call.part(self.next_id(), now) {
-                self.tally.opened();
-                self.tally.part();
-                self.push(part, now);
-            }
-        });
-    }
-
-    pub(super) fn is_running(&self) -> bool {
-        self.state.load(Ordering::Acquire) == RUNNING
-    }
-
-    /// Sequentially consistent, like the store in [`Core::close`]: of a push and a closing that race, the push
-    /// is emptied by the one or sees the other.
-    fn is_closed(&self) -> bool {
-        self.state.load(Ordering::SeqCst) == CLOSED
-    }
-
-    pub(super) fn next(&self) -> Option<Arc<Call>> {
-        let call = self.queue.pop()?;
-        self.tally.taken.fetch_add(1, Ordering::Release);
-        Some(call)
-    }
-
-    pub(super) fn watch(&self) {
-        lock(&self.watched).retain_mut(|watch| watch());
-    }
-
-    fn discard_queue(&self) {
-        while self.next().is_some() {
-            self.lose(1);
-        }
-    }
-
-    /// Counts events that were taken from the queue and will not be written.
-    pub(super) fn lose(&self, n: u64) {
-        self.tally.dropped_shutdown.fetch_add(n, Ordering::Release);
-    }
-
-    pub(super) fn bury(&self, letters: Vec<DeadLetter>) {
-        let Some(first) = letters.first() else { return };
-        tracing::error!(
-            n_events = letters.len(),
-            first = %first.event.id,
-            reason = first.reason,
-            "the usage sink rejected events: they go to the dead letters"
-        );
-        let n = letters.len() as u64;
-        let mut kept = lock(&self.dead_letters);
-        kept.extend(letters);
-        let excess = kept.len().saturating_sub(self.settings.dead_letters);
-        kept.drain(..excess);
-        drop(kept);
-        self.tally.dead_lettered.fetch_add(n, Ordering::Release);
-    }
-
-    /// Once a second at most, so that an overload does not also flood the log.
-    fn log_full_queue(&self, now: Now) {
-        const EVERY: Duration = Duration::from_secs(1);
-        // The clock may start at zero, which stands for "never" here.
-        let reading = now.monotonic_micros().saturating_add(1);
-        let last = self.full_logged_at.load(Ordering::Relaxed);
-        if last != 0 && reading.saturating_sub(last) < crate::clock::micros(EVERY) {
-            return;
-        }
-        let swapped = self.full_logged_at.compare_exchange(
-            last,
-            reading,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
-        if swapped.is_ok() {
-            tracing::error!(
-                dropped = self.tally.dropped_queue_full.load(Ordering::Relaxed),
-                queue_capacity = self.settings.queue_capacity,
-                "the usage queue is full: the newest events are dropped"
-            );
-        }
-    }
-
-    async fn close(&self) {
-        let task = {
-            let mut task = lock(&self.task);
-            self.state.store(CLOSED, Ordering::SeqCst);
-            task.take()
-        };
-        if let Some(task) = task {
-            task.abort();
-            // A sink that blocks its thread cannot be cut off, and is not waited for.
-            let _ = tokio::time::timeout(BLOCKED_SINK_PATIENCE, task).await;
-        }
-        if let Some(mut flusher) = lock(&self.parked).take() {
-            self.lose(flusher.discard());
-            self.discard_queue();
-            flusher.export(&self.tally);
-        } else {
-            self.discard_queue();
-        }
-        self.completed.send_replace(u64::MAX);
-    }
-}
-
-const BLOCKED_SINK_PATIENCE: Duration = Duration::from_secs(1);
-
 impl Drop for Handles {
     fn drop(&mut self) {
         self.core.abandoned.store(true, Ordering::Release);
         self.core.wake.notify_one();
     }
-}
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        let parked = self
-            .parked
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        let waiting = parked.as_mut().map_or(0, Flusher::discard);
-        let lost = waiting + self.queue.len() as u64;
-        if lost > 0 {
-            tracing::error!(
-                lost,
-                "the recorder was dropped with usage events in it: call Recorder::shutdown before the end"
-            );
-        }
-    }
-}
-
-/// The running task's hold on the core and the flusher; gives the flusher back however the task ends.
-pub(super) struct Running {
-    core: Arc<Core>,
-    flusher: Option<Flusher>,
-}
-
-impl Running {
-    fn new(core: &Arc<Core>, flusher: Flusher) -> Self {
-        Self {
-            core: Arc::clone(core),
-            flusher: Some(flusher),
-        }
-    }
-
-    pub(super) fn parts(&mut self) -> (&Core, Option<&mut Flusher>) {
-        (&self.core, self.flusher.as_mut())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        *lock(&self.core.parked) = self.flusher.take();
-        // A closed recorder stays closed.
-        let _ =
-            self.core
-                .state
-                .compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire);
-    }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Recorder {

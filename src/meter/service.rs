@@ -60,6 +60,7 @@ where
         // Before the hook and the call, so that one that panics is reported too.
         guard.enter();
         guard.find_route(&self.route_of, &request);
+        guard.find_country(&request);
         let future = self.inner.call(request);
         guard.leave();
         ResponseFuture::new(future, Some(guard))

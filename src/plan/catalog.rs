@@ -27,6 +27,19 @@ pub struct PlanCatalog {
     shared: Arc<Shared>,
 }
 
+/// A handle that does not keep the catalog.
+#[cfg(feature = "redis")]
+pub(super) struct WeakCatalog(std::sync::Weak<Shared>);
+
+#[cfg(feature = "redis")]
+impl WeakCatalog {
+    /// The catalog, while anybody else has it.
+    pub(super) fn upgrade(&self) -> Option<PlanCatalog> {
+        let shared = self.0.upgrade()?;
+        Some(PlanCatalog { shared })
+    }
+}
+
 struct Shared {
     plans: ArcSwap<PlansByName>,
     /// What rules may name, once a gate has said so.
@@ -102,6 +115,12 @@ impl PlanCatalog {
         let plans = compile(by_place(document))?;
         self.check_names(&plans)?;
         Ok(plans)
+    }
+
+    /// A handle that does not keep the catalog.
+    #[cfg(feature = "redis")]
+    pub(super) fn downgrade(&self) -> WeakCatalog {
+        WeakCatalog(Arc::downgrade(&self.shared))
     }
 
     /// The plans of now.

@@ -6,7 +6,7 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Entitlements, Plan};
-use crate::{error::ConfigError, id::PlanName, limit::Rule};
+use crate::{error::ConfigError, id::PlanName, limit::Rule, pricing::Prices};
 
 /// The plans on sale as one document, in JSON, TOML or any other form that serde reads.
 ///
@@ -26,7 +26,7 @@ use crate::{error::ConfigError, id::PlanName, limit::Rule};
 /// ```
 ///
 /// Only `name` is required of a plan. A field that is not known is an error, so that a misspelt limit is never
-/// silently absent. `rules` is a list of [`Rule`]s.
+/// silently absent. `rules` is a list of [`Rule`]s, `prices` are [`Prices`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanDocument {
@@ -49,6 +49,8 @@ pub(crate) struct PlanEntry {
     allowances: BTreeMap<Arc<str>, u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     rules: Vec<Rule>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prices: Option<Prices>,
 }
 
 impl PlanDocument {
@@ -102,6 +104,7 @@ impl PlanEntry {
             rules,
             entitlements,
             upgrade_url,
+            prices,
         } = plan;
         Self {
             name,
@@ -110,6 +113,7 @@ impl PlanEntry {
             apis: entitlements.apis,
             allowances: entitlements.allowances,
             rules,
+            prices,
         }
     }
 
@@ -123,6 +127,7 @@ impl PlanEntry {
                 apis: self.apis.clone(),
             },
             upgrade_url: self.upgrade_url.clone(),
+            prices: self.prices.clone(),
         }
     }
 }

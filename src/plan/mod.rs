@@ -5,7 +5,8 @@
 //! 2. A [`PlanCatalog`] checks the plans and compiles their rules once. A fault is a `ConfigError` that names
 //!    the field and what to write instead; nothing of a faulty set is taken.
 //! 3. The catalog is replaced as a whole while traffic flows. The next call of every tenant is under the new
-//!    plan: quotas keep what was used, buckets are rescaled in proportion.
+//!    plan: quotas keep what was used, buckets are rescaled in proportion. With the feature `redis`, a `RedisPlans`
+//!    does so in every process.
 //!
 //! ```
 //! use tollgate::{id::PlanName, plan::{PlanCatalog, PlanDocument}};
@@ -33,7 +34,12 @@ mod entitlement;
     reason = "the room is named after its main type"
 )]
 mod plan;
+#[cfg(feature = "redis")]
+mod redis_plans;
 
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::redis_plans::{PublishedPlans, RedisPlans, RedisPlansError};
 pub use self::{
     catalog::PlanCatalog,
     document::PlanDocument,

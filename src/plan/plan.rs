@@ -5,6 +5,7 @@ use crate::{
     error::ConfigError,
     id::PlanName,
     limit::{Rule, RuleSet},
+    pricing::{PriceBook, Prices},
 };
 
 /// What a tenant bought: rules, features and the APIs it may call.
@@ -18,6 +19,7 @@ pub struct Plan {
     pub(crate) rules: Vec<Rule>,
     pub(crate) entitlements: Entitlements,
     pub(crate) upgrade_url: Option<Arc<str>>,
+    pub(crate) prices: Option<Prices>,
 }
 
 impl Plan {
@@ -28,6 +30,7 @@ impl Plan {
             rules: Vec::new(),
             entitlements: Entitlements::default(),
             upgrade_url: None,
+            prices: None,
         }
     }
 
@@ -61,6 +64,12 @@ impl Plan {
         self
     }
 
+    /// What the plan costs, see [`pricing`](crate::pricing). No call is priced: an invoice is drafted from usage.
+    pub fn prices(mut self, prices: Prices) -> Self {
+        self.prices = Some(prices);
+        self
+    }
+
     /// Checks the plan and compiles its rules.
     ///
     /// # Errors
@@ -75,12 +84,15 @@ impl Plan {
         let name = PlanName::new(&self.name)
             .map_err(|source| at(ConfigError::new("name", source.to_string()).caused_by(source)))?;
         let rules = RuleSet::compile(self.rules.iter().cloned()).map_err(at)?;
+        let prices = self.prices.as_ref().map(PriceBook::new).transpose();
+        let prices = prices.map_err(|error| at(error.under("prices")))?;
         Ok(CompiledPlan {
             name,
             source: self.rules.clone(),
             rules,
             entitlements: self.entitlements.clone(),
             upgrade_url: self.upgrade_url.clone(),
+            prices: prices.map(Arc::new),
         })
     }
 }
@@ -93,6 +105,7 @@ pub struct CompiledPlan {
     rules: Arc<RuleSet>,
     entitlements: Entitlements,
     upgrade_url: Option<Arc<str>>,
+    prices: Option<Arc<PriceBook>>,
 }
 
 impl CompiledPlan {
@@ -127,7 +140,14 @@ impl CompiledPlan {
             rules: self.source.clone(),
             entitlements: self.entitlements.clone(),
             upgrade_url: self.upgrade_url.clone(),
+            prices: self.prices.as_deref().map(|book| book.source().clone()),
         }
+    }
+
+    /// What the plan costs, checked; `None` where it has no prices.
+    #[must_use]
+    pub const fn prices(&self) -> Option<&Arc<PriceBook>> {
+        self.prices.as_ref()
     }
 
     /// Where a tenant can buy more.

@@ -10,6 +10,11 @@ use sqlx::{
 /// Number, name and statements.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (
+        1,
+        "keys and tenants",
+        include_str!("migrations/0001_keys_and_tenants.sql"),
+    ),
+    (
         2,
         "usage events",
         include_str!("migrations/0002_usage_events.sql"),
@@ -18,6 +23,13 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         3,
         "usage minutes",
         include_str!("migrations/0003_usage_minutes.sql"),
+    ),
+    (4, "billing", include_str!("migrations/0004_billing.sql")),
+    (5, "invoices", include_str!("migrations/0005_invoices.sql")),
+    (
+        6,
+        "usage insight",
+        include_str!("migrations/0006_usage_insight.sql"),
     ),
 ];
 

@@ -22,7 +22,11 @@
 
 #[cfg(feature = "usage")]
 mod claimed;
+mod fault;
 mod migrations;
+mod push;
+mod store;
+mod time;
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -34,6 +38,12 @@ use sqlx::{
 
 #[cfg(feature = "usage")]
 pub(crate) use self::claimed::Claimed;
+pub(crate) use self::{
+    fault::{Fault, checked_deadline, within},
+    push::{Hears, Push},
+    store::Store,
+    time::PgMicros,
+};
 use crate::error::ConfigError;
 
 const LEAST_VERSION: i32 = 130_000;

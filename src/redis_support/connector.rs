@@ -1,11 +1,11 @@
 //! How Redis is reached.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, future::Future, io, sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
     RedisError, TlsCertificates, Value,
-    aio::{ConnectionManager, MultiplexedConnection},
+    aio::{ConnectionManager, MultiplexedConnection, PubSub},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
     cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
@@ -227,7 +227,14 @@ impl RedisConnector {
 
     /// Makes a connection, within the connect deadline.
     pub(crate) async fn connect(&self) -> Result<Link, RedisError> {
-        timeout(self.connect_timeout, self.connect_unbounded())
+        self.in_time(self.connect_unbounded()).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        connecting: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, RedisError> {
+        timeout(self.connect_timeout, connecting)
             .await
             .unwrap_or_else(|_| {
                 Err(
@@ -235,6 +242,37 @@ impl RedisConnector {
                         .into(),
                 )
             })
+    }
+
+    /// Whether a connection can be made that hears what is published: not where the connection is one that the
+    /// service has already.
+    pub(super) const fn can_subscribe(&self) -> bool {
+        !matches!(self.target, Target::Manager(_) | Target::Pool(_))
+    }
+
+    /// Makes such a connection, within the connect deadline. In a Cluster to one node after the other, as `attempt`
+    /// counts: all of them hear what is published on any.
+    pub(super) async fn subscribe(
+        &self,
+        channel: &[u8],
+        attempt: usize,
+    ) -> Result<PubSub, RedisError> {
+        self.in_time(async {
+            let client = match &self.target {
+                Target::Single(client) => Client::clone(client),
+                Target::Sentinel(sentinels) => {
+                    sentinels.client.lock().await.async_get_client().await?
+                }
+                Target::Cluster(nodes) => nodes.one(attempt)?,
+                Target::Manager(_) | Target::Pool(_) => {
+                    return Err((redis::ErrorKind::Client, "this connection is shared").into());
+                }
+            };
+            let mut connection = client.get_async_pubsub().await?;
+            connection.subscribe(channel).await?;
+            Ok(connection)
+        })
+        .await
     }
 
     async fn connect_unbounded(&self) -> Result<Link, RedisError> {
@@ -278,6 +316,17 @@ fn certificates(root_certificate: Option<Vec<u8>>) -> TlsCertificates {
 }
 
 impl ClusterNodes {
+    fn one(&self, attempt: usize) -> Result<Client, RedisError> {
+        let node = self.nodes.get(attempt % self.nodes.len().max(1));
+        let node = node
+            .cloned()
+            .ok_or_else(|| RedisError::from((redis::ErrorKind::InvalidClientConfig, "no nodes")))?;
+        match &self.root_certificate {
+            Some(pem) => Client::build_with_tls(node, certificates(Some(pem.clone()))),
+            None => Client::open(node),
+        }
+    }
+
     fn client(&self, connect: Duration, response: Duration) -> Result<ClusterClient, ConfigError> {
         // The redis crate repeats what was on its way when a connection broke, and a charge must not be made
         // twice: it repeats nothing, and `Link` follows moved slots itself.
@@ -357,7 +406,9 @@ impl Failed {
         }
     }
 
-    fn before_sending(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub(super) fn before_sending(
+        error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
         Self {
             fault: RedisFault::not_run(error),
             is_no_script: false,

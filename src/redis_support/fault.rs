@@ -32,6 +32,20 @@ impl RedisFault {
         matches!(self, Self::Unknown(_))
     }
 
+    /// Whether the server holds something else under a key than what belongs there.
+    pub(crate) fn is_foreign_value(&self) -> bool {
+        let (Self::NotRun(cause) | Self::Unknown(cause)) = self;
+        let Some(error) = cause.downcast_ref::<RedisError>() else {
+            return false;
+        };
+        // An older server tells a script's error in its text alone.
+        let text = error.to_string();
+        error.code() == Some("WRONGTYPE")
+            || ["WRONGTYPE", "not an integer", "not a valid"]
+                .iter()
+                .any(|sign| text.contains(sign))
+    }
+
     /// The meaning of an error for a command that was on its way.
     pub(crate) fn of(error: RedisError) -> Self {
         if was_answered(&error) || error.is_connection_refusal() {

@@ -87,17 +87,13 @@ impl HeldLink {
         arguments: &[Vec<u8>],
     ) -> Result<Value, RedisFault> {
         let mut link = self.link().await?;
-        let (first, rest) = match arguments {
-            [first, rest @ ..] => (first.as_slice(), rest),
-            [] => (b"".as_slice(), arguments),
-        };
-        let mut command = script.by_digest(keys, first);
-        command.arg(rest);
-        let answer = match link.call(command, self.patience).await {
+        let answer = match link
+            .call(script.with(false, keys, arguments), self.patience)
+            .await
+        {
             Err(failed) if failed.is_no_script => {
-                let mut command = script.in_full(keys, first);
-                command.arg(rest);
-                link.call(command, self.patience).await
+                let in_full = script.with(true, keys, arguments);
+                link.call(in_full, self.patience).await
             }
             answer => answer,
         };

@@ -29,6 +29,32 @@ pub(crate) enum KeyScope<'a> {
     Custom(&'a str, &'a str),
 }
 
+/// What is known of keys, tenants and plans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Account<'a> {
+    /// How many changes there were.
+    Changes,
+    /// A key's record, by its digest in hexadecimal.
+    Key(&'a str),
+    /// The digest of a key, by its id.
+    KeyId(&'a str),
+    /// The digests of a tenant's keys.
+    KeysOf(&'a str),
+    /// The plans on sale.
+    Plans,
+    /// A tenant's record.
+    Tenant(&'a str),
+}
+
+/// What is counted of a tenant's usage, by day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DayUsage<'a> {
+    /// The counters of an API.
+    Api(&'a str),
+    /// Which batches of usage were counted.
+    Written,
+}
+
 /// The beginning of all keys of one deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeySpace {
@@ -66,14 +92,7 @@ impl KeySpace {
 
     /// The hash of the counts of one limit key.
     pub(crate) fn counts(&self, tenant: &str, environment: &str, scope: KeyScope<'_>) -> Key {
-        let mut key = Vec::with_capacity(96);
-        key.extend_from_slice(self.prefix.as_bytes());
-        key.push(b'{');
-        // One letter tells the environments apart: they are `live` and `test`.
-        key.extend_from_slice(environment.as_bytes().get(..1).unwrap_or_default());
-        key.push(b'.');
-        push_part(&mut key, tenant.as_bytes());
-        key.extend_from_slice(b"}:");
+        let mut key = self.tagged(tenant, environment);
         let mut scoped = |kind: u8, value: Option<&str>| {
             key.push(kind);
             if let Some(value) = value {
@@ -91,6 +110,32 @@ impl KeySpace {
                 key.push(b':');
                 push_part(&mut key, value.as_bytes());
             }
+        }
+        key.into()
+    }
+
+    /// A key of what is known of keys, tenants and plans: all in one slot, so that one script changes what belongs
+    /// together, in a Cluster too.
+    pub(crate) fn shared_record(&self, account: Account<'_>) -> Key {
+        let mut key = Vec::with_capacity(96);
+        key.extend_from_slice(self.prefix.as_bytes());
+        key.extend_from_slice(b"{accounts}:");
+        let (kind, name): (&[u8], _) = match account {
+            Account::Changes => (b"n", None),
+            Account::Key(digest) => {
+                // A digest is whole: no other key may ever be taken for this one.
+                key.extend_from_slice(b"k:");
+                key.extend_from_slice(digest.as_bytes());
+                return key.into();
+            }
+            Account::KeyId(id) => (b"i:", Some(id)),
+            Account::KeysOf(tenant) => (b"o:", Some(tenant)),
+            Account::Plans => (b"p", None),
+            Account::Tenant(tenant) => (b"t:", Some(tenant)),
+        };
+        key.extend_from_slice(kind);
+        if let Some(name) = name {
+            push_part(&mut key, name.as_bytes());
         }
         key.into()
     }
@@ -113,6 +158,87 @@ impl KeySpace {
             push_hex(&mut key, *byte);
         }
         key.into()
+    }
+
+    /// The channel on which changes of them are announced.
+    pub(crate) fn changes(&self) -> Key {
+        format!("{}changes", self.prefix).into_bytes().into()
+    }
+
+    /// The hash of what a tenant's environment used on a day, `20260115`.
+    pub(crate) fn usage(
+        &self,
+        tenant: &str,
+        environment: &str,
+        day: &str,
+        usage: DayUsage<'_>,
+    ) -> Key {
+        let mut key = self.tagged(tenant, environment);
+        match usage {
+            DayUsage::Api(api) => {
+                key.extend_from_slice(b"u:");
+                key.extend_from_slice(day.as_bytes());
+                key.push(b':');
+                push_part(&mut key, api.as_bytes());
+            }
+            DayUsage::Written => {
+                key.extend_from_slice(b"w:");
+                key.extend_from_slice(day.as_bytes());
+            }
+        }
+        key.into()
+    }
+
+    /// The beginning of the keys of a tenant's environment.
+    fn tagged(&self, tenant: &str, environment: &str) -> Vec<u8> {
+        let mut key = Vec::with_capacity(96);
+        key.extend_from_slice(self.prefix.as_bytes());
+        key.push(b'{');
+        // One letter tells the environments apart: they are `live` and `test`.
+        key.extend_from_slice(environment.as_bytes().get(..1).unwrap_or_default());
+        key.push(b'.');
+        push_part(&mut key, tenant.as_bytes());
+        key.extend_from_slice(b"}:");
+        key
+    }
+
+    /// The hash of one event of a payment provider's. No environment begins with its tag's letter.
+    #[cfg(feature = "billing")]
+    pub(crate) fn billing_event(&self, endpoint: &str, event: &str) -> Key {
+        let mut key = self.prefix.as_bytes().to_vec();
+        key.extend_from_slice(b"{b.");
+        push_part(&mut key, endpoint.as_bytes());
+        // No part holds a slash as it is.
+        key.push(b'/');
+        push_part(&mut key, event.as_bytes());
+        key.extend_from_slice(b"}:event");
+        key.into()
+    }
+
+    /// The hash of the dead letters of one endpoint.
+    #[cfg(feature = "billing")]
+    pub(crate) fn dead_letters(&self, endpoint: &str) -> Key {
+        let mut key = self.prefix.as_bytes().to_vec();
+        key.extend_from_slice(b"{b.");
+        push_part(&mut key, endpoint.as_bytes());
+        key.extend_from_slice(b"}:dead");
+        key.into()
+    }
+
+    /// The hash of one customer of a payment provider.
+    #[cfg(feature = "billing")]
+    pub(crate) fn account(&self, customer: &str) -> Key {
+        let mut key = self.prefix.as_bytes().to_vec();
+        key.extend_from_slice(b"{c.");
+        push_part(&mut key, customer.as_bytes());
+        key.extend_from_slice(b"}:account");
+        key.into()
+    }
+
+    /// The sorted set of the ids of all customers.
+    #[cfg(feature = "billing")]
+    pub(crate) fn accounts(&self) -> Key {
+        format!("{}accounts", self.prefix).into_bytes().into()
     }
 
     /// The field of one rule in such a hash. A shape has no space and a name no control character, so two rules
@@ -238,6 +364,59 @@ mod tests {
         let keys = KeySpace::named("shop-1").unwrap();
         assert_eq!(&*keys.epoch(), b"tg:1:shop-1:epoch");
         assert!(KeySpace::named("a{b}").is_err());
+    }
+
+    #[cfg(feature = "billing")]
+    #[test]
+    fn the_keys_of_billing_are_their_own() {
+        let keys = KeySpace::default();
+        let event = keys.billing_event("stripe", "evt_1");
+        assert_eq!(&*event, b"tg:1:{b.stripe/evt_1}:event");
+        assert_ne!(
+            keys.billing_event("a/b", "c"),
+            keys.billing_event("a", "b/c")
+        );
+        assert_eq!(&*keys.dead_letters("str:ipe"), b"tg:1:{b.str%3aipe}:dead");
+        assert_eq!(&*keys.account("cus_1"), b"tg:1:{c.cus_1}:account");
+        assert_eq!(&*keys.accounts(), b"tg:1:accounts");
+    }
+
+    #[test]
+    fn accounts_lie_in_one_slot_whatever_they_are_called() {
+        let keys = KeySpace::default();
+        let long = "{".repeat(4_096);
+        let digest = "0".repeat(64);
+        let accounts = [
+            Account::Changes,
+            Account::Key(&digest),
+            Account::KeyId("acme"),
+            Account::KeysOf("acme"),
+            Account::Plans,
+            Account::Tenant("acme"),
+            Account::Tenant("}{:\n"),
+            Account::Tenant(&long),
+        ];
+        let mut named: Vec<_> = accounts.map(|account| keys.shared_record(account)).into();
+        let home = slot(b"accounts");
+        assert!(named.iter().all(|key| slot(key) == home && key.len() <= 96));
+        named.sort();
+        named.dedup();
+        assert_eq!(named.len(), accounts.len());
+        assert_eq!(
+            &*keys.shared_record(Account::Tenant("}{:\n")),
+            b"tg:1:{accounts}:t:%7d%7b%3a%0a"
+        );
+        assert_eq!(&*keys.changes(), b"tg:1:changes");
+        let usage = |usage| keys.usage("acme", "live", "20260115", usage);
+        assert_eq!(
+            &*usage(DayUsage::Api("my api")),
+            b"tg:1:{l.acme}:u:20260115:my%20api"
+        );
+        assert_eq!(
+            slot(&usage(DayUsage::Written)),
+            slot(&usage(DayUsage::Api(&long)))
+        );
+        assert!(usage(DayUsage::Api(&long)).len() <= 128);
     }
 
     #[test]

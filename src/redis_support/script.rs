@@ -19,21 +19,43 @@ impl Script {
 
     /// `EVALSHA`: the server answers NOSCRIPT when it has lost the script, and has then done nothing.
     pub(crate) fn by_digest(&self, keys: &[impl AsRef<[u8]>], argument: &[u8]) -> Cmd {
-        self.command("EVALSHA", &self.sha1, keys, argument)
+        self.command("EVALSHA", &self.sha1, keys, &[argument])
     }
 
     /// `EVAL`: runs the script and makes it known, in one step that a `SCRIPT FLUSH` cannot come between.
     pub(crate) fn in_full(&self, keys: &[impl AsRef<[u8]>], argument: &[u8]) -> Cmd {
-        self.command("EVAL", self.text, keys, argument)
+        self.command("EVAL", self.text, keys, &[argument])
     }
 
-    fn command(&self, name: &str, script: &str, keys: &[impl AsRef<[u8]>], argument: &[u8]) -> Cmd {
+    /// Either of them, with any number of arguments.
+    pub(super) fn with(
+        &self,
+        is_in_full: bool,
+        keys: &[impl AsRef<[u8]>],
+        arguments: &[impl AsRef<[u8]>],
+    ) -> Cmd {
+        if is_in_full {
+            self.command("EVAL", self.text, keys, arguments)
+        } else {
+            self.command("EVALSHA", &self.sha1, keys, arguments)
+        }
+    }
+
+    fn command(
+        &self,
+        name: &str,
+        script: &str,
+        keys: &[impl AsRef<[u8]>],
+        arguments: &[impl AsRef<[u8]>],
+    ) -> Cmd {
         let mut command = redis::cmd(name);
         command.arg(script).arg(keys.len());
         for key in keys {
             command.arg(key.as_ref());
         }
-        command.arg(argument);
+        for argument in arguments {
+            command.arg(argument.as_ref());
+        }
         command
     }
 }

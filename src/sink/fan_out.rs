@@ -12,7 +12,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{SinkError, UsageSink, Verdict, Verdicts, offer, offer::OfferFailure};
+use super::{DeliveryOrder, SinkError, UsageSink, Verdict, Verdicts, offer, offer::OfferFailure};
 use crate::meter::{EventId, UsageEvent};
 
 /// Writes every event to several sinks at once.
@@ -381,10 +381,18 @@ impl UsageSink for FanOut {
         let answers = all(writes.collect()).await;
         self.conclude(batch, &asked, answers)
     }
+
+    /// The order of the sink that asks for most.
+    fn order(&self) -> DeliveryOrder {
+        let asked = self.sinks.iter().map(|sink| sink.order());
+        asked
+            .max_by_key(|order| *order == DeliveryOrder::PerTenant)
+            .unwrap_or_default()
+    }
 }
 
 /// Runs futures side by side in one task and collects what they give, in their order.
-async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+pub(super) async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
     let mut running: Vec<Result<F::Output, Pin<Box<F>>>> = futures
         .into_iter()
         .map(|future| Err(Box::pin(future)))

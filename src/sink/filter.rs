@@ -2,7 +2,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use super::{SinkError, UsageSink, Verdict, Verdicts};
+use super::{DeliveryOrder, SinkError, UsageSink, Verdict, Verdicts};
 use crate::meter::UsageEvent;
 
 /// Lets the events through to a sink that a predicate chooses; the others are accepted and go nowhere.
@@ -62,6 +62,10 @@ where
             })
             .collect();
         Ok(Verdicts::Each(spread))
+    }
+
+    fn order(&self) -> DeliveryOrder {
+        self.inner.order()
     }
 }
 

@@ -34,6 +34,18 @@ pub enum Verdicts {
     Each(Vec<Verdict>),
 }
 
+/// Which events a sink must have in their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeliveryOrder {
+    /// None: while one batch waits for its retry, later ones may be offered.
+    #[default]
+    Any,
+    /// Those of one tenant: while a batch waits for its retry, no batch with a later event of one of its tenants is
+    /// offered. What a sink does within one batch is its own matter.
+    PerTenant,
+}
+
 /// A sink gave no verdict on a batch: all of it is offered again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -60,6 +72,8 @@ impl SinkError {
 /// - After an error, or no answer in time, the same batch is offered again: same events, same order. After
 ///   verdicts, what is offered again is exactly the events without a final one, in their order; no other event
 ///   ever joins a batch.
+/// - After a restart, a batch that was not finished is offered whole, as it was made: same events, same order. Its
+///   [`batch_id`](super::batch_id()) is the same again.
 /// - A batch that never gets a verdict blocks the ones behind it. An event that cannot be written must be
 ///   [`Rejected`](Verdict::Rejected), or it stops the others.
 /// - May be slow: nothing on the request path waits for it.
@@ -75,6 +89,14 @@ pub trait UsageSink: Debug + Send + Sync + 'static {
     ///
     /// [`SinkError`] when there is no verdict at all.
     async fn write(&self, batch: &[UsageEvent]) -> Result<Verdicts, SinkError>;
+
+    /// Which events must come in their order; none unless a sink says so.
+    ///
+    /// Order costs: a tenant whose batch waits holds up the other tenants of the batches behind it. An event that was
+    /// rejected and is offered again later comes late, whatever is said here.
+    fn order(&self) -> DeliveryOrder {
+        DeliveryOrder::Any
+    }
 }
 
 macro_rules! forward {
@@ -84,6 +106,10 @@ macro_rules! forward {
         impl<T: UsageSink + ?Sized> UsageSink for $pointer<T> {
             async fn write(&self, batch: &[UsageEvent]) -> Result<Verdicts, SinkError> {
                 (**self).write(batch).await
+            }
+
+            fn order(&self) -> DeliveryOrder {
+                (**self).order()
             }
         }
     };

@@ -34,7 +34,13 @@
 mod access;
 mod document;
 mod memory_store;
+#[cfg(feature = "postgres")]
+mod postgres_store;
 mod record;
+#[cfg(feature = "redis")]
+mod redis_store;
+#[cfg(feature = "postgres")]
+mod row_level_security;
 mod store;
 mod task_local;
 #[expect(
@@ -44,6 +50,9 @@ mod task_local;
 mod tenant;
 
 pub(crate) use self::document::TenantEntry;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::redis_store::RedisTenantStore;
 pub use self::{
     access::{Access, AccessState},
     document::TenantDocument,
@@ -53,5 +62,8 @@ pub use self::{
     task_local::{current_tenant, with_tenant},
     tenant::Tenant,
 };
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::{postgres_store::PostgresTenantStore, row_level_security::RowLevelSecurity};
 
 pub(crate) use self::task_local::CURRENT;

@@ -4,6 +4,11 @@
 //!    quantities, cost, and a [`LatencySketch`].
 //! 2. [`UsageMinute`] holds those of one [`UsageKey`] in one minute. A part of a call that goes on adds to the minute of
 //!    its own time.
+//! 3. `PostgresUsage` (feature `postgres`) answers questions to the minutes that a rollup has written: curves, error
+//!    rates and latencies, top routes, countries, trends.
+//! 4. [`sla`] says whether objectives are kept, [`DeprecationReport`] who still calls a deprecated version,
+//!    [`reconcile()`] whether real-time counters agree with the events, and [`Margins`] what usage costs beside what it
+//!    brings. [`Replay`] makes minutes of a log.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -32,20 +37,40 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod deprecation;
+mod filter;
+mod margin;
 mod minute;
 #[cfg(feature = "postgres")]
 mod periods;
+#[cfg(feature = "postgres")]
+mod query;
+mod rates;
+mod reconcile;
+mod replay;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod rollup;
 mod sketch;
+pub mod sla;
 
-#[cfg(feature = "postgres")]
-#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
-pub use self::periods::{Correction, UsagePeriods};
 #[cfg(all(feature = "postgres", feature = "redis"))]
 #[cfg_attr(docsrs, doc(cfg(all(feature = "postgres", feature = "redis"))))]
 pub use self::rollup::{Rollup, RollupBuilder, RollupCounters, RollupError};
 pub use self::{
+    deprecation::{DeprecatedUse, DeprecationReport},
+    filter::UsageFilter,
+    margin::{MarginLine, Margins, RouteOnPlan},
     minute::{OtherMinute, QuantityTotal, UsageKey, UsageMinute, UsageTotals},
+    reconcile::{CallsByDay, Drift, DriftReport, TenantDay, Tolerance, calls_by_day, reconcile},
+    replay::{Replay, UnreadableLine},
     sketch::{CorruptSketch, LatencySketch},
+};
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::{
+    periods::{Correction, UsagePeriods},
+    query::{
+        CountryUsage, MadeDays, PostgresUsage, RouteUsage, Step, TenantTrend, UsagePoint,
+        UsageQueryError,
+    },
 };

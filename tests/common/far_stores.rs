@@ -1,6 +1,7 @@
 //! Stores in memory that stand for stores elsewhere: they count, wait, fail, hang and lag on command.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, Weak,
@@ -11,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 use tollgate::{
-    auth::{KeyDigest, KeyListener, KeyRecord, KeyStore, KeyStoreError, MemoryKeyStore},
+    auth::{KeyDigest, KeyListener, KeyRecord, KeyStore, KeyStoreError, KeyUse, MemoryKeyStore},
     clock::Timestamp,
     id::{KeyId, TenantId},
     tenant::{
@@ -96,6 +97,7 @@ impl Behaviour {
 pub(crate) struct FakeKeys {
     pub(crate) store: MemoryKeyStore,
     pub(crate) behaviour: Behaviour,
+    pub(crate) n_touched: AtomicUsize,
     is_near: bool,
     /// Happens between reading and answering, once, where the answer is at hand.
     pub(crate) before_answer: Mutex<Option<Box<dyn FnOnce() + Send>>>,
@@ -111,6 +113,7 @@ impl FakeKeys {
         Arc::new(Self {
             store,
             behaviour: Behaviour::new(mood),
+            n_touched: AtomicUsize::new(0),
             is_near,
             before_answer: Mutex::default(),
             relay,
@@ -240,6 +243,27 @@ impl KeyStore for FakeKeys {
 
     async fn revoke(&self, id: &KeyId, at: Timestamp) -> Result<Arc<KeyRecord>, KeyStoreError> {
         self.store.revoke(id, at).await
+    }
+
+    async fn touch(&self, uses: &[KeyUse]) -> Result<(), KeyStoreError> {
+        // Not a question: nobody waits for it.
+        self.n_touched.fetch_add(1, Ordering::SeqCst);
+        let mood = *self.behaviour.mood.lock().unwrap();
+        match mood {
+            Mood::Fail => {
+                let error = "the store was told to fail".into();
+                Err(KeyStoreError::Unavailable(error))
+            }
+            Mood::Hang => std::future::pending().await,
+            _ => self.store.touch(uses).await,
+        }
+    }
+
+    async fn last_used(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<HashMap<KeyId, Timestamp>, KeyStoreError> {
+        self.store.last_used(tenant).await
     }
 
     fn subscribe(&self, listener: Weak<dyn KeyListener>) {

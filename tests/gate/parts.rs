@@ -11,6 +11,7 @@ use axum::{
 use tollgate::{
     LimitLayer, MeterLayer,
     auth::{KeyFormat, KeyHasher, Pepper},
+    clock::Clock as _,
     id::TenantId,
     limit::{HeaderStyle, MemoryLimits},
     meter::Recorder,
@@ -225,4 +226,24 @@ fn a_setting_that_cannot_work_is_named_when_the_gate_is_built() {
         let error = result.expect_err(path).to_string();
         assert!(error.starts_with(path), "{path}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_gate_tells_when_a_key_was_last_used_and_at_the_latest_at_its_shutdown() {
+    let stand = stand(|builder| builder).await;
+    let (first, second) = (stand.issue(acme()).await, stand.issue(acme()).await);
+    let acme = TenantId::new("acme").unwrap();
+    let last_used = async || stand.gate.keys().last_used(&acme).await.unwrap();
+    stand.call("GET", "/v1/hello", first.key.expose()).await;
+    for _ in 0..1_000 {
+        if !last_used().await.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let now = stand.clock.now().wall();
+    assert_eq!(last_used().await, [(first.record.id.clone(), now)].into());
+    stand.call("GET", "/v1/hello", second.key.expose()).await;
+    let _ = stand.gate.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(last_used().await.len(), 2);
 }

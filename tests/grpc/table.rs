@@ -34,9 +34,13 @@ async fn status(problem: Problem) -> Status {
 async fn every_code_has_its_status() {
     for code in ErrorCode::ALL {
         let expected = match code.as_str() {
-            "ambiguous_credentials" | "mode_mismatch" | "bad_request" | "client_error" => {
-                Code::InvalidArgument
-            }
+            "ambiguous_credentials"
+            | "mode_mismatch"
+            | "invalid_signature"
+            | "invalid_event"
+            | "event_mismatch"
+            | "bad_request"
+            | "client_error" => Code::InvalidArgument,
             "missing_credentials" | "invalid_credentials" | "account_closed" | "unauthorized" => {
                 Code::Unauthenticated
             }
@@ -54,12 +58,17 @@ async fn every_code_has_its_status() {
             | "quota_exceeded"
             | "concurrency_limited"
             | "too_many_requests" => Code::ResourceExhausted,
-            "auth_unavailable" | "store_unavailable" | "upstream_timeout" | "upstream_error"
+            "auth_unavailable"
+            | "store_unavailable"
+            | "upstream_timeout"
+            | "upstream_error"
+            | "billing_unavailable"
             | "unavailable" => Code::Unavailable,
-            "layer_missing" | "internal" => Code::Internal,
+            "layer_missing" | "event_failed" | "internal" => Code::Internal,
             "method_not_allowed"
             | "request_timeout"
             | "conflict"
+            | "event_in_progress"
             | "payload_too_large"
             | "unsupported_media_type"
             | "unprocessable_content" => Code::Unknown,

@@ -9,3 +9,4 @@ mod guards;
 mod layer;
 mod refusals;
 mod spoofing;
+mod uses;

@@ -1,82 +1,22 @@
 //! A real process, killed by `kill -9`.
 
-use std::{
-    env,
-    io::{BufRead, BufReader, Write},
-    path::Path,
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc,
-    time::Duration,
-};
+use std::{env, path::Path, time::Duration};
 
 use tollgate::{Tollgate, gate::Document};
 
 use super::{DIGEST, KEY, call};
+use crate::common::child::Child;
 
 /// Set for the child: where its quotas are kept.
 const FILE: &str = "TOLLGATE_TEST_QUOTAS";
 const LIMIT: u64 = 1_000_000;
-const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The test itself, run once more as a process of its own.
-struct Server {
-    child: Child,
-    requests: ChildStdin,
-    lines: mpsc::Receiver<String>,
+fn start(file: &Path) -> Child {
+    Child::start("restart::kill::quotas_survive_kill_9", FILE, file)
 }
 
-impl Server {
-    fn start(file: &Path) -> Self {
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args([
-                "restart::kill::quotas_survive_kill_9",
-                "--exact",
-                "--nocapture",
-                "--test-threads=1",
-            ])
-            .env(FILE, file)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let requests = child.stdin.take().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                // The runner of the child writes lines of its own.
-                if let Some(line) = line.split("child: ").nth(1)
-                    && sender.send(line.to_owned()).is_err()
-                {
-                    return;
-                }
-            }
-        });
-        Self {
-            child,
-            requests,
-            lines,
-        }
-    }
-
-    fn line(&self) -> String {
-        self.lines
-            .recv_timeout(PATIENCE)
-            .expect("a line of the child")
-    }
-
-    fn ask(&mut self, what: &str) -> u64 {
-        writeln!(self.requests, "{what}").unwrap();
-        self.line().parse().unwrap()
-    }
-
-    fn kill(mut self) -> Vec<String> {
-        // SIGKILL: nothing of the child runs any more.
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        self.lines.iter().collect()
-    }
+fn ask(server: &mut Child, what: &str) -> u64 {
+    server.ask(what).parse().unwrap()
 }
 
 /// What the child does: it answers `call <n>` by what is used then, `kept` by the same once it is on the disk, and
@@ -132,20 +72,20 @@ fn quotas_survive_kill_9() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("quotas");
 
-    let mut server = Server::start(&file);
-    assert_eq!(server.ask("call 37"), 37);
-    assert_eq!(server.ask("wait 0"), 0);
+    let mut server = start(&file);
+    assert_eq!(ask(&mut server, "call 37"), 37);
+    assert_eq!(ask(&mut server, "wait 0"), 0);
     // The lock of a killed process is free.
     server.kill();
-    let mut server = Server::start(&file);
-    assert_eq!(server.ask("call 1"), 38, "the count goes on");
-    let mut kept = server.ask("wait 38");
+    let mut server = start(&file);
+    assert_eq!(ask(&mut server, "call 1"), 38, "the count goes on");
+    let mut kept = ask(&mut server, "wait 38");
     server.kill();
 
     // Killed at any moment of a write: what was on the disk stays, and nothing is made up.
     for round in 0..8 {
-        let mut server = Server::start(&file);
-        let found = server.ask("call 1");
+        let mut server = start(&file);
+        let found = ask(&mut server, "call 1");
         assert!(
             found > kept,
             "round {round}: {found} used, {kept} were on the disk"
@@ -154,7 +94,7 @@ fn quotas_survive_kill_9() {
             found <= kept + 41,
             "round {round}: {found} used, {kept} were on the disk"
         );
-        writeln!(server.requests, "run").unwrap();
+        server.send("run");
         for _ in 0..=round * 3 {
             kept = server.line().parse().unwrap();
         }

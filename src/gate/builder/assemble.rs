@@ -43,7 +43,9 @@ impl TollgateBuilder {
         }
         describe_metrics();
         let plans = self.checked_plans()?;
-        let recorder = self.usage.recorder(&self.clock)?;
+        let recorder = self
+            .usage
+            .recorder(&self.clock, self.usage_durability.as_ref())?;
         let challenge = self.checked_challenge()?;
         let sandbox = self.checked_sandbox(&plans)?;
         #[cfg(feature = "jwt")]
@@ -52,6 +54,7 @@ impl TollgateBuilder {
         let public = PathSet::new(&self.public).map_err(|error| error.renamed("public"))?;
         let known = self.known_keys(&plans, sandbox).build()?;
         recorder.each_tick(known.watch());
+        recorder.each_tick(known.write_uses_by_tick());
         let snapshot = restart::open_snapshot(
             self.snapshot.take(),
             self.snapshot_damage,
@@ -61,12 +64,15 @@ impl TollgateBuilder {
 
         let keys = self.key_handle(&plans);
         let tenants = Tenants::new(Arc::clone(&self.stores.tenants.store), plans.clone());
-        let auth = self.auth_layer(known, challenge.clone()).public(public);
+        let auth = self
+            .auth_layer(known.clone(), challenge.clone())
+            .public(public);
         let steps = self.steps(auth, challenge, recorder.clone())?;
         recorder.start();
         let shared = Shared {
             layer: TollgateLayer::new(steps),
             keys,
+            known,
             tenants,
             plans,
             recorder,
@@ -222,6 +228,9 @@ impl TollgateBuilder {
         if let Some(api) = self.api {
             meter = meter.api(&api);
             tenant = tenant.api(api);
+        }
+        if let Some(countries) = self.countries {
+            meter = meter.countries(countries, Arc::clone(&self.client_addr));
         }
         let span = SpanLayer::new().route_of(Arc::clone(&self.route_of));
         let limits = LimitLayer::by_identity(self.stores.limits.store)

@@ -4,7 +4,7 @@ use super::{TollgateBuilder, Usage};
 use crate::{
     clock::Clock,
     error::ConfigError,
-    meter::{AbortPolicy, CostRates, Recorder},
+    meter::{AbortPolicy, CostRates, Durability, GeoResolver, Recorder},
     sink::UsageSink,
 };
 
@@ -13,6 +13,13 @@ impl TollgateBuilder {
     /// Where usage goes; the log, at target `tollgate::usage`, unless set.
     pub fn usage(mut self, sink: impl UsageSink) -> Self {
         self.usage = Usage::Sink(Arc::new(sink));
+        self
+    }
+
+    /// What usage events survive until the sink has given its last word; [`Durability::Memory`] unless set. A
+    /// [`recorder`](Self::recorder) has its own.
+    pub fn usage_durability(mut self, durability: Durability) -> Self {
+        self.usage_durability = Some(durability);
         self
     }
 
@@ -54,6 +61,13 @@ impl TollgateBuilder {
         self.meter(|layer| layer.cost_rates(rates))
     }
 
+    /// Tells the country of each call by the client's address, as the gate's `client_addr` knows it; nobody is asked
+    /// unless set. See [`MeterLayer::countries`](crate::MeterLayer::countries).
+    pub fn countries(mut self, resolver: impl GeoResolver) -> Self {
+        self.countries = Some(Arc::new(resolver));
+        self
+    }
+
     /// Whether answers carry `X-Request-Latency`, in whole milliseconds; off unless set. See
     /// [`MeterLayer::latency_header`](crate::MeterLayer::latency_header).
     pub fn latency_header(self, on: bool) -> Self {
@@ -69,11 +83,20 @@ impl TollgateBuilder {
 }
 
 impl Usage {
-    pub(super) fn recorder(&self, clock: &Arc<dyn Clock>) -> Result<Recorder, ConfigError> {
+    pub(super) fn recorder(
+        &self,
+        clock: &Arc<dyn Clock>,
+        durability: Option<&Durability>,
+    ) -> Result<Recorder, ConfigError> {
         match self {
+            Self::Recorder(_) if durability.is_some() => Err(ConfigError::new(
+                "usage_durability",
+                "the recorder has a durability of its own: set it on its builder instead",
+            )),
             Self::Recorder(recorder) => Ok(recorder.clone()),
             Self::Sink(sink) => Recorder::builder(Arc::clone(sink))
                 .clock(Arc::clone(clock))
+                .durability(durability.cloned().unwrap_or_default())
                 .build()
                 .map_err(|error| error.under("usage")),
         }

@@ -23,7 +23,7 @@ use crate::{
     id::Environment,
     identity::{AuthLayer, CacheSettings, TenantLayer},
     limit::{ByIdentity, LimitLayer, OnDamage, QuotaSnapshotBuilder, Rule},
-    meter::{AbortPolicy, MeterLayer, Recorder},
+    meter::{AbortPolicy, Durability, GeoResolver, MeterLayer, Recorder},
     plan::{Plan, PlanCatalog},
     request_id::{RequestIdLayer, TrustInbound},
     route::{MatchedRoute, RouteOf},
@@ -42,6 +42,7 @@ pub struct TollgateBuilder {
     challenge: Option<Challenge>,
     client_addr: Arc<dyn ClientAddr>,
     clock: Arc<dyn Clock>,
+    countries: Option<Arc<dyn GeoResolver>>,
     document: Option<Document>,
     environment: Option<Environment>,
     extensions: bool,
@@ -70,6 +71,7 @@ pub struct TollgateBuilder {
     tenant: Vec<Change<TenantLayer>>,
     trace: bool,
     usage: Usage,
+    usage_durability: Option<Durability>,
 }
 
 /// A setting of one layer, applied when the layer is made.
@@ -98,6 +100,7 @@ impl TollgateBuilder {
             challenge: None,
             client_addr: Arc::new(PeerAddr),
             clock: SystemClock::shared(),
+            countries: None,
             document: None,
             environment: None,
             extensions: true,
@@ -126,6 +129,7 @@ impl TollgateBuilder {
             tenant: Vec::new(),
             trace: false,
             usage: Usage::Sink(Arc::new(LogSink::new())),
+            usage_durability: None,
         }
     }
 

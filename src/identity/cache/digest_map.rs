@@ -12,7 +12,7 @@ pub(in crate::identity) struct DigestState {
 }
 
 impl DigestState {
-    pub(super) fn new() -> Self {
+    pub(in crate::identity) fn new() -> Self {
         let random = RandomState::new();
         Self {
             secret: [random.hash_one(0), random.hash_one(1) | 1],

@@ -22,7 +22,12 @@ pub(in crate::identity) struct Entry {
     /// Monotonic microseconds from which the key must be fetched again.
     due: AtomicU64,
     fetched_at: AtomicU64,
+    /// Monotonic microseconds from which the next use is noted.
+    note_due: AtomicU64,
 }
+
+/// How exactly it is known when a key was last used.
+const NOTE_EVERY_MICROS: u64 = 60_000_000;
 
 /// An identity, or why there is none, and the versions of what it was made from.
 #[derive(Debug)]
@@ -45,7 +50,30 @@ impl Entry {
             resolved: ArcSwapOption::empty(),
             due: AtomicU64::new(settings.due_after(now)),
             fetched_at: AtomicU64::new(now),
+            note_due: AtomicU64::new(0),
         }
+    }
+
+    /// Whether a use at `now` is to be noted: the first one in a minute.
+    #[inline]
+    pub(in crate::identity) fn is_use_due(&self, now: u64) -> bool {
+        let due = self.note_due.load(Ordering::Relaxed);
+        // Of several at once one notes it.
+        now >= due
+            && self
+                .note_due
+                .compare_exchange(
+                    due,
+                    now.saturating_add(NOTE_EVERY_MICROS),
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
+    }
+
+    /// The use was not noted after all: the next one is.
+    pub(in crate::identity) fn note_again(&self) {
+        self.note_due.store(0, Ordering::Relaxed);
     }
 
     /// Whether the key itself must be fetched again.

@@ -10,6 +10,7 @@ mod tenants;
 pub(super) use self::keys::{DigestCache, digest_cache};
 pub use self::settings::CacheSettings;
 pub(super) use self::{
+    digest_map::DigestState,
     entry::{Entry, Resolved},
     keys::{Fill, KeyCache, Landed, Ticket},
     tenants::{TenantSlot, TenantSlots},

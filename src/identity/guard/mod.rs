@@ -1,5 +1,6 @@
 //! Route layers: what one route asks of its caller.
 
+mod deprecation;
 mod ip_allow;
 mod require_feature;
 mod require_scope;
@@ -7,6 +8,7 @@ mod service;
 
 pub(super) use self::ip_allow::parse_network;
 pub use self::{
+    deprecation::{Deprecated, DeprecationFuture, DeprecationLayer},
     ip_allow::IpAllowLayer,
     require_feature::RequireFeature,
     require_scope::RequireScope,

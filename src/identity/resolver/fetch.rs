@@ -47,7 +47,7 @@ impl Inner {
         for _ in 0..MAX_TRIES {
             match self.fetch_together(digest, now).await {
                 Landed::Entry(entry) if entry.tenant.is_known_changed() => {}
-                Landed::Entry(entry) => return self.judge(&entry, now),
+                Landed::Entry(entry) => return self.judge(digest, &entry, now),
                 Landed::Outdated => {}
                 Landed::Refused(refusal) => return Err(refusal),
             }

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, atomic::AtomicUsize};
 
-use super::{counters::Counters, terms::Terms};
+use super::{counters::Counters, terms::Terms, uses::Uses};
 use crate::{
-    auth::{AuthRefusal, KeyDigest, KeyFormat, KeyHasher, KeyListener, KeyStore},
+    auth::{AuthRefusal, KeyDigest, KeyFormat, KeyHasher, KeyListener, KeyStore, KeyUse},
     clock::Now,
     id::TenantId,
     identity::{
@@ -24,6 +24,7 @@ pub(super) struct Inner {
     pub(super) slots: TenantSlots,
     pub(super) tenants: Arc<dyn TenantStore>,
     pub(super) terms: Terms,
+    pub(super) uses: Uses,
     pub(super) waiting: AtomicUsize,
 }
 
@@ -40,7 +41,7 @@ impl Inner {
             return None;
         }
         self.counters.hits.increment(1);
-        Some(self.judge(&entry, now))
+        Some(self.judge(digest, &entry, now))
     }
 
     /// Answers from the cache, or from stores that answer at once; `None` when a trip is needed.
@@ -57,7 +58,7 @@ impl Inner {
             && !entry.is_due(micros)
         {
             self.counters.hits.increment(1);
-            return Some(self.judge(entry, now));
+            return Some(self.judge(digest, entry, now));
         }
         if let Some(refusal) = self.cache.refusal(digest, micros) {
             self.counters.negative_hits.increment(1);
@@ -84,11 +85,16 @@ impl Inner {
         {
             return None;
         }
-        Some(self.judge(&entry, now))
+        Some(self.judge(digest, &entry, now))
     }
 
     /// Checks what may have changed since the entry was made, and gives the identity.
-    pub(super) fn judge(&self, entry: &Entry, now: Now) -> Result<Identity, AuthRefusal> {
+    pub(super) fn judge(
+        &self,
+        digest: &KeyDigest,
+        entry: &Entry,
+        now: Now,
+    ) -> Result<Identity, AuthRefusal> {
         let record = &*entry.record;
         if record.revoked_at.is_some() {
             return Err(AuthRefusal::Revoked);
@@ -99,9 +105,21 @@ impl Inner {
         if !self.terms.serves(record.environment) {
             return Err(AuthRefusal::WrongEnvironment);
         }
+        if entry.is_use_due(now.monotonic_micros()) {
+            self.note_use(digest, entry, now);
+        }
         let grant = || Grant::from(record);
         self.terms
             .resolve(&entry.resolved, &entry.tenant, record.plan.as_ref(), grant)
+    }
+
+    /// Once a minute for each key.
+    #[cold]
+    fn note_use(&self, digest: &KeyDigest, entry: &Entry, now: Now) {
+        let id = entry.record.id.clone();
+        if !self.uses.note(KeyUse::new(*digest, id, now.wall())) {
+            entry.note_again();
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod fetch;
 mod gauges;
 mod inner;
 mod terms;
+mod uses;
 
 use std::{
     fmt,
@@ -14,7 +15,7 @@ use std::{
 use smallvec::SmallVec;
 
 pub(super) use self::terms::Terms;
-use self::{counters::Counters, inner::Inner};
+use self::{counters::Counters, inner::Inner, uses::Uses};
 use super::{
     Attempt, Authenticate, CacheSettings,
     cache::{KeyCache, TenantSlots},
@@ -43,6 +44,9 @@ use crate::{
 ///
 /// Changes that the stores announce take effect before the announcement returns; others after
 /// [`CacheSettings::ttl`]. Fetches run as tasks of the tokio runtime, which must have its timer on.
+///
+/// The first use of each key in a minute is noted, for [`KeyStore::touch`]: a gate hands what was noted to the
+/// store once a second; who uses an authenticator alone calls [`write_uses`](Self::write_uses) as often.
 ///
 /// Cloning gives a second handle to the same cache.
 #[derive(Clone)]
@@ -81,6 +85,19 @@ impl KeyAuthenticator {
                 sandbox_plan: None,
             },
         }
+    }
+
+    /// Hands the uses of keys that were noted to the key store, in batches; a gate does so by itself. Does nothing
+    /// while another call does it. What a store does not take is forgotten: the key's next use is noted again
+    /// within a minute.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future may have handed over any part.
+    pub async fn write_uses(&self) {
+        let settings = &self.inner.cache.settings;
+        let (uses, keys) = (&self.inner.uses, &*self.inner.keys);
+        uses.write(keys, settings.store_deadline).await;
     }
 
     /// How many working keys and how many keys that do not work are remembered now.
@@ -142,6 +159,7 @@ impl KeyAuthenticatorBuilder {
             slots: TenantSlots::new(),
             tenants: self.tenants,
             terms: self.terms,
+            uses: Uses::new(),
             waiting: AtomicUsize::new(0),
         });
         let of_keys: Weak<Inner> = Arc::downgrade(&inner);
