@@ -20,6 +20,8 @@
 //! *Deployment*: PostgreSQL 13 or newer. Migrations need the right to create a schema; afterwards a role with
 //! `USAGE` on it and `SELECT`, `INSERT` and `UPDATE` on its tables suffices.
 
+#[cfg(feature = "usage")]
+mod claimed;
 mod fault;
 mod migrations;
 mod push;
@@ -34,6 +36,8 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+#[cfg(feature = "usage")]
+pub(crate) use self::claimed::Claimed;
 pub(crate) use self::{
     fault::{Fault, checked_deadline, within},
     push::{Hears, Push},

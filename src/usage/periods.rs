@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use sqlx::{FromRow, PgPool, Row, postgres::PgRow};
+use sqlx::{Connection, FromRow, PgPool, Row, postgres::PgRow};
 
 use super::QuantityTotal;
 use crate::{
     clock::Timestamp,
     id::TenantId,
-    postgres_support::Postgres,
+    postgres_support::{Claimed, Postgres},
     sink::{CLOSING_LOCK, SinkError, unavailable},
 };
 
@@ -91,7 +91,8 @@ impl UsagePeriods {
     /// A dropped future may have closed the period; closing it again does no harm.
     pub async fn close(&self, tenant: &TenantId, until: Timestamp) -> Result<(), SinkError> {
         let closing = async {
-            let mut transaction = self.pool.begin().await?;
+            let mut claimed = Claimed::from(&self.pool).await?;
+            let mut transaction = claimed.connection()?.begin().await?;
             sqlx::query("SELECT pg_advisory_xact_lock($1)")
                 .bind(CLOSING_LOCK)
                 .execute(&mut *transaction)
@@ -105,7 +106,9 @@ impl UsagePeriods {
             .bind(i64::try_from(until.as_unix_micros()).unwrap_or(i64::MAX))
             .execute(&mut *transaction)
             .await?;
-            transaction.commit().await
+            transaction.commit().await?;
+            claimed.done();
+            Ok(())
         };
         closing.await.map_err(unavailable)
     }

@@ -5,10 +5,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use sqlx::PgPool;
+use sqlx::{Connection, PgPool};
 
 use super::fault::is_day_dropped;
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, postgres_support::Claimed};
 
 const SECONDS_PER_DAY: u64 = 86_400;
 /// Only the days around today are asked for; whoever asks for more starts anew.
@@ -46,14 +46,16 @@ impl Days {
     ) -> Result<BTreeSet<Day>, sqlx::Error> {
         wanted.insert(today);
         wanted.insert(today.saturating_add(1));
+        wanted.retain({
+            let known = self.known();
+            move |day| !known.contains(day)
+        });
         let mut dropped = BTreeSet::new();
         for day in wanted {
-            if self.known().contains(&day) {
-                continue;
-            }
+            let mut claimed = Claimed::from(pool).await?;
             let made = sqlx::query("SELECT tollgate.usage_day(date '1970-01-01' + $1)")
                 .bind(day)
-                .execute(pool)
+                .execute(claimed.connection()?)
                 .await;
             match made {
                 Ok(_) => {
@@ -68,6 +70,7 @@ impl Days {
                 }
                 Err(error) => return Err(error),
             }
+            claimed.done();
         }
         Ok(dropped)
     }
@@ -78,7 +81,8 @@ impl Days {
         time: Timestamp,
     ) -> Result<u64, sqlx::Error> {
         let first = day_of(time);
-        let mut noting = pool.begin().await?;
+        let mut claimed = Claimed::from(pool).await?;
+        let mut noting = claimed.connection()?.begin().await?;
         sqlx::query("SELECT pg_advisory_xact_lock($1)")
             .bind(DAYS_LOCK)
             .execute(&mut *noting)
@@ -98,15 +102,16 @@ impl Days {
              ORDER BY c.relname",
         )
         .bind(first)
-        .fetch_all(pool)
+        .fetch_all(claimed.connection()?)
         .await?;
         let mut n_days = 0;
         for (partition,) in partitions {
             sqlx::query(&format!("DROP TABLE IF EXISTS {partition}"))
-                .execute(pool)
+                .execute(claimed.connection()?)
                 .await?;
             n_days += 1;
         }
+        claimed.done();
         Ok(n_days)
     }
 }

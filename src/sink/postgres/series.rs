@@ -6,7 +6,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
+use sqlx::PgConnection;
 
 use crate::usage::UsageKey;
 
@@ -61,7 +61,7 @@ impl SeriesIds {
     /// route makes nobody wait.
     pub(super) async fn of(
         &self,
-        pool: &PgPool,
+        connection: &mut PgConnection,
         keys: impl IntoIterator<Item = &UsageKey>,
     ) -> Result<HashMap<UsageKey, i64>, sqlx::Error> {
         let mut ids = HashMap::new();
@@ -88,11 +88,11 @@ impl SeriesIds {
         for place in 0..7 {
             insert = insert.bind(column(place));
         }
-        insert.execute(pool).await?;
+        insert.execute(&mut *connection).await?;
         let found: Vec<(Vec<u8>, i64)> =
             sqlx::query_as("SELECT digest, id FROM tollgate.usage_series WHERE digest = ANY($1)")
                 .bind(&digests)
-                .fetch_all(pool)
+                .fetch_all(&mut *connection)
                 .await?;
         let mut known = self.known();
         if known.len() + found.len() > MAX_SERIES {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use super::{
     CLOSING_LOCK, Inner, PostgresSink,
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     meter::{EventId, UsageEvent},
+    postgres_support::Claimed,
     sink::{SinkError, Verdict},
     usage::UsageKey,
 };
@@ -119,9 +120,10 @@ impl Inner {
         position: Option<&Position>,
     ) -> Result<HashSet<EventId>, sqlx::Error> {
         let keys: HashSet<UsageKey> = events.iter().map(|event| UsageKey::of(event)).collect();
-        let series = self.series.of(&self.pool, &keys).await?;
+        let mut claimed = Claimed::from(&self.pool).await?;
+        let series = self.series.of(claimed.connection()?, &keys).await?;
 
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = claimed.connection()?.begin().await?;
         sqlx::query(BEGIN)
             .bind(CLOSING_LOCK)
             .execute(&mut *transaction)
@@ -157,6 +159,7 @@ impl Inner {
                 .await?;
         }
         transaction.commit().await?;
+        claimed.done();
         Ok(new)
     }
 

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use redis::{Cmd, Value};
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{error::Elapsed, timeout},
+};
 
 use super::{
     Count, Shared,
@@ -20,6 +23,8 @@ const LEAVE: &str = include_str!("leave.lua");
 const PATIENCE: Duration = Duration::from_secs(5);
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LAST_DELAY: Duration = Duration::from_secs(5);
+/// How long a batch may take to be counted: an answer of the database that never comes is not waited for.
+const COUNT_PATIENCE: Duration = Duration::from_secs(60);
 /// A consumer that has read nothing for a day and owes nothing is dead.
 const DEAD_AFTER: Duration = Duration::from_secs(86_400);
 
@@ -43,6 +48,8 @@ enum Failure {
     Strange(#[from] StrangeEntries),
     #[error("usage cannot be counted")]
     Sink(#[from] SinkError),
+    #[error("PostgreSQL does not answer")]
+    TooSlow(#[from] Elapsed),
 }
 
 fn delays() -> ExponentialBackoff {
@@ -85,7 +92,7 @@ impl Worker {
                 );
                 let delay = self.delays.next().unwrap_or(LAST_DELAY);
                 // A stop ends the wait; its sender may be gone, which is one too.
-                let _ = tokio::time::timeout(delay, self.stopped.changed()).await;
+                let _ = timeout(delay, self.stopped.changed()).await;
             }
         }
         let _ = self.end_consumers(&self.shared.consumer).await;
@@ -206,7 +213,8 @@ impl Worker {
             millis: i64::try_from(last.millis).unwrap_or(i64::MAX),
             sequence: last.sequence,
         };
-        let verdicts = self.shared.sink.count(&events, Some(&position)).await?;
+        let counting = self.shared.sink.count(&events, Some(&position));
+        let verdicts = timeout(COUNT_PATIENCE, counting).await??;
         let (mut n_new, mut n_again) = (0, 0);
         for ((event, id), verdict) in events.iter().zip(event_ids).zip(verdicts) {
             match verdict {
@@ -220,7 +228,7 @@ impl Worker {
                 Verdict::Retry { .. } => ids.retain(|each| *each != id),
             }
         }
-        self.bury(&dead).await?;
+        timeout(COUNT_PATIENCE, self.bury(&dead)).await??;
         // Only now: what is acknowledged is never read again.
         let mut acknowledge = self.command("XACK");
         acknowledge.arg(&self.shared.group);
