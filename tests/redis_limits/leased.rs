@@ -169,6 +169,25 @@ async fn a_call_in_hand_is_answered_without_a_trip_and_a_slice_of_n_saves_n_trip
 }
 
 #[tokio::test]
+async fn a_call_in_hand_allocates_nothing() {
+    let server = RedisServer::start();
+    let store = leased(&server, Lease::of(1_000).time(LONG)).await;
+    let rules: [Rule; 3] = [
+        Rate::per_day(1_000_000).into(),
+        Window::new(1_000_000, DAY).into(),
+        Quota::monthly(1_000_000).into(),
+    ];
+    let set = set_of("acme", rules);
+    n_admitted(&store, &set, 600).await;
+    let (scopes, cost) = (ScopeValues::default(), Cost::default());
+    let call = LimitCall::new(&set, &scopes, &cost, tollgate::clock::Now::default());
+    let mut answer = None;
+    let allocated = allocation_counter::measure(|| answer = store.try_decide(&call));
+    assert!(answer.is_some_and(|answer| answer.unwrap().is_admitted()));
+    assert_eq!(allocated.count_total, 0);
+}
+
+#[tokio::test]
 async fn a_tenant_that_calls_less_than_once_in_a_lease_is_counted_exactly() {
     let server = RedisServer::start();
     let clock = ManualClock::default();

@@ -46,6 +46,8 @@ const DECIDE: &str = include_str!("decide.lua");
 ///
 /// # What is guaranteed
 ///
+/// In exact mode, which is the default; [`Lease`] says what [`leased`](Self::leased) mode promises instead.
+///
 /// - **Exact**: N calls at once, from any number of processes, for a limit of M admit min(N, M). All rules of a
 ///   call pass and are charged, or none is.
 /// - **Time** is the server's own clock, read once for each script call. A clock that goes back gives nothing
@@ -138,6 +140,7 @@ impl RedisLimits {
     }
 
     /// Forgets the counts of a rule, as if nothing had been used; of every rule of the set where none is named.
+    /// What this process has in hand of them is void, or on its way to it; other processes finish what they hold.
     /// Also mends a count that is corrupt. Answers how many rules were reset.
     ///
     /// # Errors

@@ -232,6 +232,11 @@ impl Slices {
         let rule = call.set.rules().get(index)?;
         let prepared = store.prepared(call.set);
         let own = prepared.rule(index)?;
+        if let Some((id, cell)) = own.cell.get()
+            && *id == store.boot
+        {
+            return Some(Arc::clone(cell));
+        }
         let place = own.place(&store.space, call.set.owner(), rule, call.scopes)?;
         self.cells().by_place.get(&place).and_then(Weak::upgrade)
     }
