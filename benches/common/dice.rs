@@ -1,5 +1,7 @@
 //! Numbers that the same seed repeats.
 
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
 /// A sequence of numbers (SplitMix64).
 #[derive(Clone, Debug)]
 pub(crate) struct Dice(pub(crate) u64);
