@@ -31,7 +31,8 @@ use crate::common::{
 #[tokio::test]
 async fn what_stripe_would_not_take_is_not_sent_and_is_listed() {
     let stand = Stand::start().await;
-    let sink = stand.sink();
+    let builder = with_meters(stand.builder_at(stand.stripe.url()));
+    let sink = builder.backfill().build().expect("a sink");
     let now = NOON + 30;
     let max = 999_999_999_999_999;
     let batch = [
@@ -92,7 +93,8 @@ async fn what_was_never_answered_is_not_sent_after_a_day() {
     let sink = with_meters(stand.builder_at(format!("http://{}", proxy.addr)))
         .build()
         .expect("a sink");
-    let batch = calls(2);
+    // From after the start of the sink, so that it knows what it did.
+    let batch = [1, 2].map(|n| call(n, "acme", NOON + 60, 10));
     proxy.set(Fault::CutAfter(0));
     sink.write(&batch).await.expect_err("no answer");
     proxy.set(Fault::None);
@@ -107,6 +109,27 @@ async fn what_was_never_answered_is_not_sent_after_a_day() {
     // Stripe would have taken it as new.
     assert_eq!(stand.totals("cus_acme"), (2, 20));
     assert!(!sink.corrections().is_empty());
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_may_have_sent_is_not_sent_after_a_day() {
+    let stand = Stand::start().await;
+    let batch = calls(2);
+    accept(&stand.sink(), &batch).await;
+    // The batch waited for something else, and came whole again after a restart.
+    stand.clock.advance(Duration::from_secs(DAY));
+    let verdicts = settled(&stand.sink(), &batch).await;
+    let maybe = Verdict::Rejected {
+        reason: "maybe_sent_before",
+    };
+    assert_eq!(verdicts, [maybe; 2]);
+    assert_eq!(stand.totals("cus_acme"), (2, 20));
+    // Of its own, a sink knows: what was never sent by it is sent, however late.
+    let sink = stand.sink();
+    let late = [call(9, "acme", NOON + DAY + 60, 5)];
+    stand.clock.advance(Duration::from_secs(2 * DAY));
+    accept(&sink, &late).await;
+    assert_eq!(stand.totals("cus_acme"), (3, 25));
 }
 
 #[tokio::test]

@@ -14,7 +14,6 @@ use std::{
 
 use async_trait::async_trait;
 use clickhouse::Client;
-use sha2::{Digest, Sha256};
 
 use self::{
     fault::{Fault, judge},
@@ -22,7 +21,7 @@ use self::{
     table::{EVENTS, check},
 };
 use super::{
-    SinkError, UsageSink, Verdict, Verdicts, address,
+    SinkError, UsageSink, Verdict, Verdicts, address, batch_id,
     isolate::{Deliver, Sent, isolate, unsettled},
 };
 use crate::{error::ConfigError, meter::UsageEvent};
@@ -205,27 +204,13 @@ impl ClickHouseSink {
             insert = insert.with_setting(*name, *value);
         }
         let mut insert = insert
-            .with_setting("insert_deduplication_token", token(events))
+            .with_setting("insert_deduplication_token", batch_id(events).to_string())
             .with_timeouts(Some(SEND_TIMEOUT), Some(END_TIMEOUT));
         for event in events {
             insert.write(&EventRow::of(event)).await?;
         }
         insert.end().await
     }
-}
-
-/// Names a batch by its events, so that the same events have the same name and no others ever have it.
-fn token(events: &[UsageEvent]) -> String {
-    let mut digest = Sha256::new();
-    for event in events {
-        digest.update(event.id.as_u128().to_be_bytes());
-    }
-    let digest = digest.finalize();
-    digest
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 /// A batch on its way.

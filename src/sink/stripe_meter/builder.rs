@@ -31,6 +31,7 @@ pub struct StripeMeterSinkBuilder {
     api_version: Box<str>,
     max_calls: usize,
     grouping: Grouping,
+    backfills: bool,
     clock: Arc<dyn Clock>,
 }
 
@@ -58,6 +59,7 @@ impl StripeMeterSinkBuilder {
             api_version: Box::from(API_VERSION),
             max_calls: MAX_CALLS,
             grouping: Grouping::Minute,
+            backfills: false,
             clock: SystemClock::shared(),
         }
     }
@@ -74,6 +76,15 @@ impl StripeMeterSinkBuilder {
     /// and meter. For few and costly events, and for recorders that put events into other batches after a crash.
     pub const fn each_event(mut self) -> Self {
         self.grouping = Grouping::Event;
+        self
+    }
+
+    /// Sends usage that is older than a day and from before this sink was made, too.
+    ///
+    /// Only for what was certainly never sent, such as dead letters of a tenant who had no customer: what an earlier
+    /// process has sent counts again, as Stripe no longer knows its identifiers.
+    pub const fn backfill(mut self) -> Self {
+        self.backfills = true;
         self
     }
 
@@ -135,6 +146,7 @@ impl StripeMeterSinkBuilder {
             meters: self.meters,
             max_calls: self.max_calls.max(1),
             grouping: self.grouping,
+            since: (!self.backfills).then(|| self.clock.now().wall()),
             clock: self.clock,
             corrections: Mutex::new(VecDeque::new()),
             one_at_a_time: tokio::sync::Mutex::new(()),

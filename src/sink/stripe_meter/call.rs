@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Identifiers and idempotency keys are told apart for a day at least. An hour is left for the clocks.
-const SURE_FOR: Duration = Duration::from_secs(23 * 60 * 60);
+pub(super) const SURE_FOR: Duration = Duration::from_secs(23 * 60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many answers that Stripe repeats are read over in one attempt.
 const MAX_REPLAYS: u32 = 8;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 pub use self::{builder::StripeMeterSinkBuilder, customers::StripeCustomers, meter::StripeMeter};
 use self::{
-    call::{Caller, Outcome},
+    call::{Caller, Outcome, SURE_FOR},
     unit::{Charge, Grouping, Unit, group},
 };
 use super::{
@@ -49,11 +49,13 @@ const MAX_CORRECTIONS: usize = 1_000;
 /// 4. One call at a time for each customer and meter, as Stripe refuses a second one; up to
 ///    [`max_calls`](StripeMeterSinkBuilder::max_calls) for different ones. A 429 or an error of Stripe's is tried again.
 /// 5. What Stripe would not take is not sent: values of more than 15 digits, and usage older than 35 days or more than
-///    five minutes ahead. So is what was sent a day ago and never answered, as nobody can tell whether it counts. Such
-///    usage is rejected, and listed in [`corrections`](StripeMeterSink::corrections): bill it by hand.
+///    five minutes ahead. Nor is what Stripe would take twice, as identifiers are known for a day only: what was sent a
+///    day ago and never answered, and usage older than a day from before this sink was made, unless it
+///    [`backfill`](StripeMeterSinkBuilder::backfill)s. Such usage is rejected, and listed in
+///    [`corrections`](StripeMeterSink::corrections): bill it by hand.
 ///
-/// That nothing counts twice holds for batches that stay as they are. An event id is in one unit for ever only as long
-/// as a crash does not put events into other batches; where it may, use
+/// That nothing counts twice holds for batches that stay as they are, as those of the recorder do, also over a restart. An
+/// event that comes in another batch, from a replay of dead letters, say, is another value: for such sources use
 /// [`each_event`](StripeMeterSinkBuilder::each_event).
 ///
 /// *Deployment*: a 200 means that Stripe has stored a meter event, not that it will bill it. Whether the customer and
@@ -108,6 +110,8 @@ pub struct StripeMeterSink {
     meters: Vec<StripeMeter>,
     max_calls: usize,
     grouping: Grouping,
+    /// What is from before may have been sent by an earlier process; `None` when that is of no concern.
+    since: Option<Timestamp>,
     clock: Arc<dyn Clock>,
     corrections: Mutex<VecDeque<Correction>>,
     /// Two writes at once might call for one customer and meter.
@@ -221,6 +225,10 @@ impl StripeMeterSink {
                 own.refused = Some("older_than_35_days");
             } else if unit.time.saturating_since(now) > MAX_AHEAD {
                 own.refused = Some("ahead_of_time");
+            } else if self.since.is_some_and(|since| unit.time < since)
+                && now.saturating_since(unit.time) > SURE_FOR
+            {
+                own.refused = Some("maybe_sent_before");
             } else {
                 let customer = match known.get(&unit.tenant) {
                     Some(customer) => customer.clone(),
