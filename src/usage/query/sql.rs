@@ -98,7 +98,7 @@ impl Statement {
             ""
         };
         statement.sql = format!(
-            "WITH s AS ({SERIES}) SELECT {} FROM s JOIN ({}) AS m ON m.series = s.id{only}{group_by}",
+            "WITH s AS ({SERIES}) SELECT {} FROM s CROSS JOIN LATERAL ({} OFFSET 0) AS m{only}{group_by}",
             columns.join(", "),
             statement.sql,
         );
@@ -114,18 +114,20 @@ impl Statement {
             .replace("usage_hours", "usage_hour_quantities");
         statement.sql = format!(
             "WITH s AS ({SERIES}) SELECT name, sum(amount)::text AS amount, sum(overage)::text AS overage
-            FROM s JOIN ({quantities}) AS m ON m.series = s.id GROUP BY name"
+            FROM s CROSS JOIN LATERAL ({quantities} OFFSET 0) AS m GROUP BY name"
         );
         statement
     }
 
+    /// The rows of one series `s` after the other, as `OFFSET` keeps the planner from joining them otherwise: it would read
+    /// the hours of all tenants for the edges of one tenant's time.
     fn over(parts: &[Segment], columns: &str) -> Self {
         let mut bounds = Vec::with_capacity(2 * parts.len());
         let mut unions = Vec::with_capacity(parts.len());
         for part in parts {
             let first = 4 + bounds.len();
             unions.push(format!(
-                "SELECT {columns} FROM {} WHERE start >= ${first} AND start < ${}",
+                "SELECT {columns} FROM {} WHERE series = s.id AND start >= ${first} AND start < ${}",
                 table(part.step),
                 first + 1
             ));
