@@ -8,7 +8,11 @@ use super::{
     MIN_RETENTION, Try,
     ledger::{check_retention, token},
 };
-use crate::{clock::Timestamp, error::ConfigError, postgres_support::Postgres};
+use crate::{
+    clock::Timestamp,
+    error::ConfigError,
+    postgres_support::{Postgres, begin},
+};
 
 /// Events and accounts in PostgreSQL, in the tables `tollgate.billing_*`: the ledger for whoever has more than one process,
 /// or must not forget.
@@ -179,7 +183,7 @@ impl EventLedger for PostgresLedger {
     }
 
     async fn bury(&self, claim: &Claim, letter: DeadLetter) -> Result<(), LedgerError> {
-        let mut transaction = self.postgres.pool().begin().await.map_err(unavailable)?;
+        let mut transaction = begin(self.postgres.pool()).await.map_err(unavailable)?;
         if !Self::settle(&mut *transaction, claim, "done", 0).await? {
             return Err(LedgerError::ClaimLost);
         }
@@ -222,7 +226,7 @@ impl EventLedger for PostgresLedger {
     }
 
     async fn reopen(&self, key: &EventKey) -> Result<DeadLetter, LedgerError> {
-        let mut transaction = self.postgres.pool().begin().await.map_err(unavailable)?;
+        let mut transaction = begin(self.postgres.pool()).await.map_err(unavailable)?;
         let row = sqlx::query(
             "SELECT letter FROM tollgate.billing_dead_letters WHERE endpoint = $1 AND event_id = $2 FOR UPDATE",
         )

@@ -1,18 +1,33 @@
-//! A connection that goes back to its pool only when its work is done.
+//! Work on a connection that may be given up at any await.
 
-use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
+#[cfg(feature = "usage")]
+use sqlx::{PgConnection, pool::PoolConnection};
+use sqlx::{PgPool, Postgres, Transaction};
+
+/// Begins a transaction that rolls back wherever its user is dropped.
+///
+/// The `BEGIN` runs in a task of its own: dropped in the middle of it, sqlx would give the connection back with a
+/// transaction that nobody knows of.
+pub(crate) async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let pool = pool.clone();
+    let beginning = tokio::spawn(async move { pool.begin().await });
+    // The task ends early only with its runtime.
+    beginning.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
+}
 
 /// A connection of a pool, for work that may be given up at any await.
 ///
 /// sqlx takes a connection back in the middle of what a dropped future was doing. When that was the `BEGIN` of a
 /// transaction, the next user works in a transaction that nobody knows of and nobody commits, whose locks hold up all
 /// others for ever. So a connection whose work was not done is closed, and the server rolls back.
+#[cfg(feature = "usage")]
 #[derive(Debug)]
 pub(crate) struct Claimed {
     /// `None` once it went back.
     connection: Option<PoolConnection<Postgres>>,
 }
 
+#[cfg(feature = "usage")]
 impl Claimed {
     pub(crate) async fn from(pool: &PgPool) -> Result<Self, sqlx::Error> {
         Ok(Self {
@@ -33,6 +48,7 @@ impl Claimed {
     }
 }
 
+#[cfg(feature = "usage")]
 impl Drop for Claimed {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {

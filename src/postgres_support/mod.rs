@@ -20,7 +20,6 @@
 //! *Deployment*: PostgreSQL 13 or newer. Migrations need the right to create a schema; afterwards a role with
 //! `USAGE` on it and `SELECT`, `INSERT` and `UPDATE` on its tables suffices.
 
-#[cfg(feature = "usage")]
 mod claimed;
 mod fault;
 mod migrations;
@@ -39,6 +38,7 @@ use sqlx::{
 #[cfg(feature = "usage")]
 pub(crate) use self::claimed::Claimed;
 pub(crate) use self::{
+    claimed::begin,
     fault::{Fault, checked_deadline, within},
     push::{Hears, Push},
     store::Store,

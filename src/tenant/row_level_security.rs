@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use sqlx::{PgPool, Postgres, Transaction};
 
-use crate::{error::ConfigError, id::TenantId};
+use crate::{error::ConfigError, id::TenantId, postgres_support};
 
 const SETTING: &str = "app.current_tenant";
 
@@ -94,7 +94,7 @@ impl RowLevelSecurity {
         pool: &PgPool,
         tenant: &TenantId,
     ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        let mut transaction = pool.begin().await?;
+        let mut transaction = postgres_support::begin(pool).await?;
         self.apply(&mut transaction, tenant).await?;
         Ok(transaction)
     }

@@ -355,8 +355,10 @@ mod tests {
                 event.part_of = flags[3].then(|| EventId::new(1, 2));
                 (event.latency_micros, event.request_bytes) = (numbers.0, numbers.1);
                 event.response_bytes = numbers.2;
-                let mut cost = CallCost::default();
-                cost.total_nanos = numbers.3;
+                let cost = CallCost {
+                    total_nanos: numbers.3,
+                    ..CallCost::default()
+                };
                 event.cost = Some(cost);
                 event.quantities = quantities
                     .into_iter()

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    postgres_support::{Fault, PgMicros},
+    postgres_support::{Fault, PgMicros, begin},
     usage::LatencySketch,
 };
 
@@ -126,7 +126,7 @@ impl PostgresUsage {
         let Some(token) = self.begin_day(day).await? else {
             return Ok(false);
         };
-        let mut transaction = self.postgres.pool().begin().await?;
+        let mut transaction = begin(self.postgres.pool()).await?;
         sqlx::query("DELETE FROM tollgate.usage_days WHERE start = $1")
             .bind(PgMicros(day))
             .execute(&mut *transaction)
@@ -155,7 +155,7 @@ impl PostgresUsage {
         getrandom::fill(&mut bytes).map_err(|error| Fault::Unavailable(error.into()))?;
         // Zero is nobody's.
         let token = i64::from_be_bytes(bytes) | 1;
-        let mut transaction = self.postgres.pool().begin().await?;
+        let mut transaction = begin(self.postgres.pool()).await?;
         // Waits for those who are changing hours now.
         sqlx::query("SELECT pg_advisory_xact_lock($1)")
             .bind(LOCK)

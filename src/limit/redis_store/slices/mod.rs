@@ -41,7 +41,8 @@ const KEPT_CELLS: usize = 50_000;
 /// time of L:
 ///
 /// - **Never more is admitted than was debited.** A token bucket with burst b and rate r admits at most
-///   b + r·W + min(P·N, r·L) in any time W. A quota and a sliding window admit no more than in exact mode, as a slice
+///   b + r·W + min(P·N, r·L) in any time W, where L runs until an unspent slice is back in Redis: P·N is the bound
+///   whatever holds it up. A quota and a sliding window admit no more than in exact mode, as a slice
 ///   ends with the period or the window's cell that it was counted in.
 /// - **A call may be refused early** by at most the units that other processes have in hand, P·N at most, and for L
 ///   at most: an unspent slice is given back when its time is over.
