@@ -26,7 +26,7 @@ const COLUMNS: [&str; 6] = [
     "revoked_at",
     "version",
 ];
-const CHANNEL: &str = "tollgate_keys";
+const CHANNEL: &str = "tollgate.keys";
 
 /// Keys in the table `tollgate.keys` of PostgreSQL, shared by all processes.
 ///

@@ -20,7 +20,7 @@ const COLUMNS: [&str; 4] = ["id", "plan", "access", "version"];
 /// The fields that this version knows of the others: a replacement without one takes it away, and leaves what a later
 /// version has written.
 const KNOWN: [&str; 3] = ["billing_anchor", "pay_url", "route_hint"];
-const CHANNEL: &str = "tollgate_tenants";
+const CHANNEL: &str = "tollgate.tenants";
 
 /// Tenants in the table `tollgate.tenants` of PostgreSQL, shared by all processes.
 ///

@@ -7,7 +7,7 @@ use std::sync::{
 
 use smallvec::SmallVec;
 
-use super::inner::Inner;
+use super::inner::{Inner, is_outdated};
 use crate::{
     auth::{AuthRefusal, KeyDigest},
     clock::Now,
@@ -47,7 +47,12 @@ impl Inner {
         for _ in 0..MAX_TRIES {
             match self.fetch_together(digest, now).await {
                 Landed::Entry(entry) if entry.tenant.is_known_changed() => {}
-                Landed::Entry(entry) => return self.judge(digest, &entry, now),
+                Landed::Entry(entry) => {
+                    let judged = self.judge(digest, &entry, now);
+                    if !is_outdated(&judged, &entry) {
+                        return judged;
+                    }
+                }
                 Landed::Outdated => {}
                 Landed::Refused(refusal) => return Err(refusal),
             }

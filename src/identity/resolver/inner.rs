@@ -41,7 +41,7 @@ impl Inner {
             return None;
         }
         self.counters.hits.increment(1);
-        Some(self.judge(digest, &entry, now))
+        self.judge_now(digest, &entry, now)
     }
 
     /// Answers from the cache, or from stores that answer at once; `None` when a trip is needed.
@@ -58,7 +58,7 @@ impl Inner {
             && !entry.is_due(micros)
         {
             self.counters.hits.increment(1);
-            return Some(self.judge(digest, entry, now));
+            return self.judge_now(digest, entry, now);
         }
         if let Some(refusal) = self.cache.refusal(digest, micros) {
             self.counters.negative_hits.increment(1);
@@ -85,7 +85,18 @@ impl Inner {
         {
             return None;
         }
-        Some(self.judge(digest, &entry, now))
+        self.judge_now(digest, &entry, now)
+    }
+
+    /// As [`judge`](Self::judge); `None` when what was known proves too old.
+    fn judge_now(
+        &self,
+        digest: &KeyDigest,
+        entry: &Entry,
+        now: Now,
+    ) -> Option<Result<Identity, AuthRefusal>> {
+        let judged = self.judge(digest, entry, now);
+        (!is_outdated(&judged, entry)).then_some(judged)
     }
 
     /// Checks what may have changed since the entry was made, and gives the identity.
@@ -121,6 +132,12 @@ impl Inner {
             entry.note_again();
         }
     }
+}
+
+/// Whether the plan was missed because the tenant has another by now: plans are taken away after their tenants were
+/// moved, and the move is announced at once.
+pub(super) fn is_outdated(judged: &Result<Identity, AuthRefusal>, entry: &Entry) -> bool {
+    matches!(judged, Err(AuthRefusal::PlanUnknown)) && entry.tenant.is_known_changed()
 }
 
 impl KeyListener for Inner {

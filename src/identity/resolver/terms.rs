@@ -16,6 +16,9 @@ use crate::{
     tenant::{Tenant, TenantRecord},
 };
 
+/// How often a tenant is read again that changes meanwhile.
+const MAX_TRIES: u32 = 3;
+
 /// What is served, and under which plan.
 #[derive(Clone, Debug)]
 pub(in crate::identity) struct Terms {
@@ -56,10 +59,20 @@ impl Terms {
         {
             return resolved.outcome.clone();
         }
-        let (stamp, tenant) = slot.read();
-        let outcome = tenant
-            .ok_or(AuthRefusal::TenantUnknown)
-            .and_then(|tenant| self.identity(tenant, own_plan, grant()));
+        let grant = grant();
+        let mut tries = 0;
+        let (stamp, outcome) = loop {
+            let (stamp, tenant) = slot.read();
+            let outcome = tenant
+                .ok_or(AuthRefusal::TenantUnknown)
+                .and_then(|tenant| self.identity(tenant, own_plan, grant.clone()));
+            tries += 1;
+            // The tenant may have been moved off its plan, and the plan taken away, between the two readings.
+            let is_torn = matches!(outcome, Err(AuthRefusal::PlanUnknown)) && slot.stamp() != stamp;
+            if !is_torn || tries == MAX_TRIES {
+                break (stamp, outcome);
+            }
+        };
         known.store(Some(Arc::new(Resolved {
             outcome: outcome.clone(),
             plans,

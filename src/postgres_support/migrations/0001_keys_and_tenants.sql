@@ -34,10 +34,10 @@ END $$;
 CREATE FUNCTION tell_key() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP <> 'INSERT' THEN
-        PERFORM pg_notify('tollgate_keys', encode(OLD.digest, 'hex') || ':' || OLD.version);
+        PERFORM pg_notify('tollgate.keys', encode(OLD.digest, 'hex') || ':' || OLD.version);
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        PERFORM pg_notify('tollgate_keys', encode(NEW.digest, 'hex') || ':' || NEW.version);
+        PERFORM pg_notify('tollgate.keys', encode(NEW.digest, 'hex') || ':' || NEW.version);
     END IF;
     RETURN NULL;
 END $$;
@@ -45,11 +45,11 @@ END $$;
 CREATE FUNCTION tell_tenant() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP <> 'INSERT' THEN
-        PERFORM pg_notify('tollgate_tenants', OLD.id);
+        PERFORM pg_notify('tollgate.tenants', OLD.id);
     END IF;
     -- The same text twice in one transaction is told once.
     IF TG_OP <> 'DELETE' THEN
-        PERFORM pg_notify('tollgate_tenants', NEW.id);
+        PERFORM pg_notify('tollgate.tenants', NEW.id);
     END IF;
     RETURN NULL;
 END $$;

@@ -56,7 +56,7 @@ const KEPT_CELLS: usize = 50_000;
 ///
 /// Token buckets, sliding windows and quotas, of which a call takes at most N units. Every rule of a call is served from
 /// what is in hand, or one trip charges for those of which too little is, all or nothing. These rules send each
-/// of their calls to Redis: concurrency limits, exact logs, and those of [`Action::Overage`](super::Action::Overage),
+/// of their calls to Redis: concurrency limits, exact logs, and those of [`Action::Overage`](crate::limit::Action::Overage),
 /// because overage is paid for. A slice never reaches over a threshold.
 ///
 /// A change of plan gives back what was taken under the old numbers. After a
