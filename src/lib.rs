@@ -8,6 +8,9 @@
 //! 4. **metered**, however it ends ([`meter`], [`sink`]);
 //! 5. **answered** in one JSON form when something is wrong ([`error`]).
 //!
+//! Behind the calls, usage goes where you keep it ([`sink`]), is priced and becomes a draft of an invoice ([`pricing`],
+//! [`invoicing`]), and, with the feature `billing`, a payment provider's events decide what a tenant may do.
+//!
 //! Everything runs in the process, with no server beside it unless you want one. Everything behind a layer is a trait, so that a
 //! service can keep its keys, tenants, counts and usage where it likes; and each layer works alone, in any
 //! tower stack, for a service that needs one part only.
@@ -51,8 +54,8 @@
 //! The [`guide`] explains the [architecture](guide::architecture), the [order of the
 //! layers](guide::layer_order), each [default](guide::defaults), each [error](guide::errors) and what each
 //! [failure](guide::failure) does. It has pages on [streams and long connections](guide::streaming), [sinks](guide::sinks),
-//! [gRPC](guide::grpc), [metrics](guide::metrics) and [restarts](guide::restart), and on access tokens and Redis
-//! with their features.
+//! [gRPC](guide::grpc), [metrics](guide::metrics), [restarts](guide::restart), [lost and doubled usage](guide::metering),
+//! [sinks](guide::sinks), [pricing](guide::pricing) and [invoices](guide::invoices), and on what features bring.
 //!
 //! # Features
 //!

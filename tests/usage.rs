@@ -1,5 +1,7 @@
 //! Usage on its way from the recorder to real servers, and what is told of it, through the public API.
 
+#[path = "usage/billed.rs"]
+mod billed;
 #[path = "usage/clickhouse.rs"]
 mod clickhouse;
 #[path = "usage/cloud_events_http.rs"]

@@ -28,9 +28,9 @@ pub struct PostgresLedger {
 impl PostgresLedger {
     /// A ledger that remembers events for 30 days at least.
     #[must_use]
-    pub const fn new(postgres: Postgres) -> Self {
+    pub fn new(postgres: &Postgres) -> Self {
         Self {
-            postgres,
+            postgres: postgres.clone(),
             retention: MIN_RETENTION,
         }
     }

@@ -20,8 +20,10 @@ pub struct PostgresInvoices {
 impl PostgresInvoices {
     /// Invoices of a database, whose schema [`Postgres::migrate`] made.
     #[must_use]
-    pub const fn new(postgres: Postgres) -> Self {
-        Self { postgres }
+    pub fn new(postgres: &Postgres) -> Self {
+        Self {
+            postgres: postgres.clone(),
+        }
     }
 
     /// The last version of a tenant's period: what the next one corrects.

@@ -56,7 +56,7 @@ async fn memory_takes_each_draft_once() {
 async fn postgres_takes_each_draft_once() {
     let server = PostgresServer::start();
     let postgres = server.migrated("api").await;
-    let invoices = PostgresInvoices::new(postgres.clone());
+    let invoices = PostgresInvoices::new(&postgres);
     assert_eq!(
         invoices.latest(&acme(), month()).await.expect("an answer"),
         None
@@ -84,7 +84,7 @@ async fn postgres_takes_each_draft_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_largest_amounts_have_room_in_postgres() {
     let server = PostgresServer::start();
-    let invoices = PostgresInvoices::new(server.migrated("api").await);
+    let invoices = PostgresInvoices::new(&server.migrated("api").await);
     let usd = "USD".parse().expect("a currency");
     let mut most = draft(1);
     most.total = Money::from_minor(i128::MIN, usd);
@@ -100,7 +100,7 @@ async fn a_database_that_is_away_is_said_and_a_draft_is_issued_again() {
     // The schema must survive the crash.
     let mut server = PostgresServer::with(&["synchronous_commit=on"]);
     let postgres = server.migrated("api").await;
-    let invoices = PostgresInvoices::new(postgres.clone());
+    let invoices = PostgresInvoices::new(&postgres);
     server.crash();
     let first = invoices.issue(&draft(5)).await;
     assert!(

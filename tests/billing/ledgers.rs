@@ -68,7 +68,7 @@ async fn the_ledger_in_postgresql_keeps_the_contract() {
         .execute(postgres.pool())
         .await
         .unwrap();
-        PostgresLedger::new(postgres.clone())
+        PostgresLedger::new(&postgres)
     };
     conformance::event_ledger(make).await;
     conformance::account_store(make).await;
@@ -152,7 +152,7 @@ async fn a_ledger_that_is_gone_is_unavailable_and_comes_back() {
 async fn what_postgresql_remembers_for_long_enough_can_be_forgotten() {
     let server = PostgresServer::start();
     let postgres = server.migrated("purge").await;
-    let ledger = PostgresLedger::new(postgres.clone());
+    let ledger = PostgresLedger::new(&postgres);
     let key = |id: &str| EventKey::new("stripe", id);
     for id in ["old", "young", "claimed"] {
         let claimed = ledger.claim(&key(id), &[1; 32], LEASE).await.unwrap();
@@ -307,11 +307,11 @@ async fn an_event_whose_process_was_killed_is_handled_once_more_with_redis() {
 async fn an_event_whose_process_was_killed_is_handled_once_more_with_postgresql() {
     if let Ok(url) = env::var(LEDGER) {
         let postgres = Postgres::connect(url).await.unwrap();
-        deliver(&service(PostgresLedger::new(postgres), Dying)).await;
+        deliver(&service(PostgresLedger::new(&postgres), Dying)).await;
         return;
     }
     let server = PostgresServer::start();
     let postgres = server.migrated("crash").await;
     let test = "ledgers::an_event_whose_process_was_killed_is_handled_once_more_with_postgresql";
-    survives_kill_9(test, &server.url("crash"), PostgresLedger::new(postgres)).await;
+    survives_kill_9(test, &server.url("crash"), PostgresLedger::new(&postgres)).await;
 }

@@ -1,6 +1,7 @@
 //! Questions to the minutes of usage in PostgreSQL.
 
 mod answer;
+mod billed;
 mod days;
 mod questions;
 mod segments;
