@@ -1,8 +1,11 @@
 //! Work on a connection that may be given up at any await.
 
 #[cfg(feature = "usage")]
-use sqlx::{PgConnection, pool::PoolConnection};
+use sqlx::{Connection, PgConnection, pool::PoolConnection};
 use sqlx::{PgPool, Postgres, Transaction};
+
+/// Whatever the database's default is: a statement that waits for a lock has to see what was done meanwhile.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// Begins a transaction that rolls back wherever its user is dropped.
 ///
@@ -10,7 +13,7 @@ use sqlx::{PgPool, Postgres, Transaction};
 /// transaction that nobody knows of.
 pub(crate) async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     let pool = pool.clone();
-    let beginning = tokio::spawn(async move { pool.begin().await });
+    let beginning = tokio::spawn(async move { pool.begin_with(BEGIN).await });
     // The task ends early only with its runtime.
     beginning.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
@@ -40,6 +43,10 @@ impl Claimed {
         self.connection
             .as_deref_mut()
             .ok_or(sqlx::Error::PoolClosed)
+    }
+
+    pub(crate) async fn begin(&mut self) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
+        self.connection()?.begin_with(BEGIN).await
     }
 
     /// The work is done: the connection goes back.

@@ -213,6 +213,7 @@ impl Follower {
     }
 
     fn look(&mut self, changes: &Changes) {
+        self.heard.ask();
         let (link, space) = (changes.link.clone(), changes.space.clone());
         self.looking = Some(Box::pin(Changes::count(link, space)));
     }

@@ -5,6 +5,8 @@
 pub(super) struct Heard {
     /// The number of the last change that was heard, or is known to have been missed; none before the first look.
     last: Option<u64>,
+    /// The same when the count was asked for last: its answer may be older than what is heard meanwhile.
+    asked: Option<u64>,
     /// The count as it was at the last look: what is not heard by the next one was missed.
     expected: u64,
 }
@@ -24,17 +26,24 @@ impl Heard {
         number > last.saturating_add(1)
     }
 
-    /// The count was read; true when a change was made that was not heard, or may have been before the first look.
+    /// The count is being read.
+    pub(super) const fn ask(&mut self) {
+        self.asked = self.last;
+    }
+
+    /// The count that was asked for was read; true when a change was made that was not heard, or may have been before the first look.
     pub(super) fn look(&mut self, count: u64, is_subscribed: bool) -> bool {
-        let is_missed = match self.last {
-            None => true,
-            // The server has lost data, or another one has taken its place.
-            Some(last) if count < last => true,
-            // What is published takes its time; without a subscription nothing will come.
-            Some(last) => last < self.expected || (!is_subscribed && last != count),
-        };
+        // The server has lost data, or another one has taken its place.
+        let is_another = self.asked.is_some_and(|asked| count < asked);
+        let is_missed = is_another
+            || match self.last {
+                None => true,
+                // What is published takes its time; without a subscription nothing will come.
+                Some(last) => last < self.expected || (!is_subscribed && last != count),
+            };
         if is_missed {
-            self.last = Some(count);
+            let heard = self.last.filter(|_| is_subscribed && !is_another);
+            self.last = Some(heard.map_or(count, |last| last.max(count)));
         }
         self.expected = count;
         is_missed
@@ -42,7 +51,7 @@ impl Heard {
 
     /// The subscription is a new one: what was changed meanwhile was not heard.
     pub(super) const fn begin_anew(&mut self) {
-        self.last = None;
+        (self.last, self.asked) = (None, None);
     }
 }
 
@@ -61,6 +70,8 @@ mod tests {
         /// A change whose message is lost.
         Lost,
         Deliver,
+        /// The count is read; its answer comes with the next step of this kind.
+        Ask,
         Look,
     }
 
@@ -69,12 +80,27 @@ mod tests {
             4 => Just(Step::Change),
             1 => Just(Step::Lost),
             4 => Just(Step::Deliver),
+            1 => Just(Step::Ask),
             2 => Just(Step::Look),
         ]
     }
 
     /// The end of a run: what is on its way arrives, and two more looks.
-    const END: [Step; 3] = [Step::Look, Step::Deliver, Step::Look];
+    const END: [Step; 4] = [Step::Look, Step::Look, Step::Deliver, Step::Look];
+
+    #[test]
+    fn an_answer_that_is_older_than_what_was_heard_meanwhile_is_no_lost_data() {
+        let mut heard = Heard::default();
+        heard.look(4, true);
+        assert!(!heard.hear(5));
+        heard.ask();
+        assert!(!heard.hear(6));
+        assert!(!heard.look(5, true));
+        heard.ask();
+        assert!(!heard.look(6, true));
+        heard.ask();
+        assert!(heard.look(5, true), "now it is");
+    }
 
     proptest! {
         #[test]
@@ -84,7 +110,7 @@ mod tests {
             let (mut heard, mut on_the_way) = (Heard::default(), VecDeque::new());
             prop_assert!(heard.look(0, true), "nothing is known before the first look");
             let (mut count, mut unnoticed, mut n_lost, mut is_late) = (0, false, 0, false);
-            let mut n_noticed = 0;
+            let (mut n_noticed, mut answer) = (0, None);
             for step in steps.into_iter().chain(END) {
                 let is_noticed = match step {
                     Step::Change => {
@@ -100,9 +126,18 @@ mod tests {
                     Step::Deliver => on_the_way
                         .drain(..)
                         .fold(false, |noticed, number| heard.hear(number) | noticed),
+                    Step::Ask => {
+                        heard.ask();
+                        answer = Some(count);
+                        false
+                    }
                     Step::Look => {
+                        let read = answer.take().unwrap_or_else(|| {
+                            heard.ask();
+                            count
+                        });
                         is_late |= !on_the_way.is_empty();
-                        heard.look(count, true)
+                        heard.look(read, true)
                     }
                 };
                 if is_noticed {
@@ -116,12 +151,15 @@ mod tests {
         #[test]
         fn without_a_subscription_each_look_notices_each_change(counts in proptest::collection::vec(0..5_u64, 1..40)) {
             let mut heard = Heard::default();
+            heard.ask();
             heard.look(0, false);
             let mut count = 0;
             for grown in counts {
                 count += grown;
+                heard.ask();
                 prop_assert_eq!(heard.look(count, false), grown > 0);
             }
+            heard.ask();
             prop_assert!(count == 0 || heard.look(count - 1, false), "a count that goes back is lost data");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use sqlx::{Connection, FromRow, PgPool, Row, postgres::PgRow};
+use sqlx::{FromRow, PgPool, Row, postgres::PgRow};
 
 use super::QuantityTotal;
 use crate::{
@@ -92,7 +92,7 @@ impl UsagePeriods {
     pub async fn close(&self, tenant: &TenantId, until: Timestamp) -> Result<(), SinkError> {
         let closing = async {
             let mut claimed = Claimed::from(&self.pool).await?;
-            let mut transaction = claimed.connection()?.begin().await?;
+            let mut transaction = claimed.begin().await?;
             sqlx::query("SELECT pg_advisory_xact_lock($1)")
                 .bind(CLOSING_LOCK)
                 .execute(&mut *transaction)

@@ -29,18 +29,26 @@ async fn a_tenant_is_billed_for_each_of_its_events_once_and_by_the_rules_of_pric
     let middle = from.saturating_add(last.saturating_since(from) / 2);
     let tenants: BTreeSet<_> = all.iter().map(|event| event.tenant.clone()).collect();
     assert!(tenants.len() > 1);
-    for tenant in tenants {
+    for tenant in &tenants {
         for (from, until) in [
             (from, last.saturating_add(Duration::from_micros(1))),
             (from, middle),
             (middle, last),
         ] {
-            let billed = usage.billed(&tenant, from, until).await.expect("totals");
-            let own = all
-                .iter()
-                .filter(|event| event.tenant == tenant && event.time >= from && event.time < until);
+            let billed = usage.billed(tenant, from, until).await.expect("totals");
+            let own = all.iter().filter(|event| {
+                event.tenant == *tenant && event.time >= from && event.time < until
+            });
             assert_eq!(billed, own.collect::<UsageTotals>());
         }
+    }
+
+    // Of a period whose beginning was dropped nothing is billed.
+    let tomorrow = last.saturating_add(Duration::from_secs(86_400));
+    sink.forget_days_before(tomorrow).await.expect("dropped");
+    for tenant in &tenants {
+        let error = usage.billed(tenant, from, last).await.expect_err("dropped");
+        assert!(matches!(error, UsageQueryError::Corrupt(_)), "{error:?}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use sqlx::{Connection, PgPool};
+use sqlx::PgPool;
 
 use super::fault::is_day_dropped;
 use crate::{clock::Timestamp, postgres_support::Claimed};
@@ -82,7 +82,7 @@ impl Days {
     ) -> Result<u64, sqlx::Error> {
         let first = day_of(time);
         let mut claimed = Claimed::from(pool).await?;
-        let mut noting = claimed.connection()?.begin().await?;
+        let mut noting = claimed.begin().await?;
         sqlx::query("SELECT pg_advisory_xact_lock($1)")
             .bind(DAYS_LOCK)
             .execute(&mut *noting)

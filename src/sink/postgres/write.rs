@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 
 use super::{
     CLOSING_LOCK, Inner, PostgresSink,
@@ -123,7 +123,7 @@ impl Inner {
         let mut claimed = Claimed::from(&self.pool).await?;
         let series = self.series.of(claimed.connection()?, &keys).await?;
 
-        let mut transaction = claimed.connection()?.begin().await?;
+        let mut transaction = claimed.begin().await?;
         sqlx::query(BEGIN)
             .bind(CLOSING_LOCK)
             .execute(&mut *transaction)

@@ -20,6 +20,14 @@ const EVENTS: &str = "SELECT time, id::text AS id, event FROM tollgate.usage_eve
         AND day BETWEEN ($2 AT TIME ZONE 'UTC')::date AND ($3 AT TIME ZONE 'UTC')::date
     ORDER BY time, id LIMIT $6";
 
+/// Whether events of the period's beginning have been dropped.
+const IS_DROPPED: &str =
+    "SELECT first_day > ($1 AT TIME ZONE 'UTC')::date FROM tollgate.usage_retention";
+
+#[derive(Debug, thiserror::Error)]
+#[error("events of the period were dropped: bill before `forget_days_before` forgets them")]
+struct DaysDropped;
+
 #[derive(Debug, thiserror::Error)]
 #[error("only totals were kept of these events: let the sink keep events to bill by them")]
 struct TotalsOnly;
@@ -34,7 +42,7 @@ impl PostgresUsage {
     ///
     /// # Errors
     ///
-    /// [`UsageQueryError`]; `Corrupt` also where only totals were kept.
+    /// [`UsageQueryError`]; `Corrupt` also where only totals were kept, or days of the period were dropped.
     pub async fn billed(
         &self,
         tenant: &TenantId,
@@ -58,11 +66,16 @@ impl PostgresUsage {
                 let event = event.ok_or_else(|| UsageQueryError::Corrupt(TotalsOnly.into()))?;
                 billed.record(&event.0);
             }
-            let Some(last) = rows.last() else {
-                return Ok(billed);
-            };
+            let Some(last) = rows.last() else { break };
             let time: PgMicros = last.try_get("time").map_err(Fault::from)?;
             after = (time.0, last.try_get("id").map_err(Fault::from)?);
         }
+        // Asked last, so that what is dropped meanwhile is noticed.
+        let is_dropped = sqlx::query_scalar::<_, bool>(IS_DROPPED).bind(PgMicros(from));
+        let read = async { Ok(is_dropped.fetch_one(self.postgres.pool()).await?) };
+        if within(self.deadline, read).await? {
+            return Err(UsageQueryError::Corrupt(DaysDropped.into()));
+        }
+        Ok(billed)
     }
 }
