@@ -69,7 +69,7 @@ pub(crate) use self::offer::offer;
 #[cfg(all(feature = "postgres", feature = "redis", feature = "usage"))]
 pub(crate) use self::postgres::Position;
 #[cfg(all(feature = "postgres", feature = "usage"))]
-pub(crate) use self::postgres::{CLOSING_LOCK, unavailable};
+pub(crate) use self::postgres::{CLOSING_LOCK, COUNTS, SUMS, unavailable};
 #[cfg(all(feature = "postgres", feature = "usage"))]
 #[cfg_attr(docsrs, doc(cfg(all(feature = "postgres", feature = "usage"))))]
 pub use self::postgres::{PostgresSink, PostgresSinkBuilder};

@@ -16,6 +16,7 @@ use sqlx::PgPool;
 
 pub use self::builder::PostgresSinkBuilder;
 pub(crate) use self::fault::unavailable;
+pub(crate) use self::totals::{COUNTS, SUMS};
 #[cfg(feature = "redis")]
 pub(crate) use self::write::Position;
 use self::{days::Days, series::SeriesIds, totals::Statements};

@@ -7,7 +7,8 @@ use sqlx::PgConnection;
 use super::batch::Sums;
 use crate::usage::{LatencySketch, UsageKey, UsageTotals};
 
-const COUNTS: [&str; 12] = [
+/// The columns of counts and of wide sums.
+pub(crate) const COUNTS: [&str; 12] = [
     "calls",
     "refused",
     "failed",
@@ -21,7 +22,7 @@ const COUNTS: [&str; 12] = [
     "status_4xx",
     "status_5xx",
 ];
-const SUMS: [&str; 3] = ["request_bytes", "response_bytes", "cost_nanos"];
+pub(crate) const SUMS: [&str; 3] = ["request_bytes", "response_bytes", "cost_nanos"];
 /// A point of time from microseconds since 1970; exact, as a whole number of them is.
 const START: &str = "timestamptz 'epoch' + micros * interval '1 microsecond'";
 

@@ -7,6 +7,7 @@ use crate::{
     clock::Timestamp,
     id::Environment,
     postgres_support::{Fault, PgMicros},
+    sink::{COUNTS, SUMS},
     usage::{LatencySketch, UsageFilter, UsageTotals},
 };
 
@@ -38,22 +39,6 @@ impl Group {
         }
     }
 }
-
-const COUNTS: [&str; 12] = [
-    "calls",
-    "refused",
-    "failed",
-    "aborted",
-    "waived",
-    "overage",
-    "deprecated",
-    "status_1xx",
-    "status_2xx",
-    "status_3xx",
-    "status_4xx",
-    "status_5xx",
-];
-const SUMS: [&str; 3] = ["request_bytes", "response_bytes", "cost_nanos"];
 
 /// A statement, whose parameters are the filter's tenant, API and environment and then the bounds of each part.
 pub(super) struct Statement {
