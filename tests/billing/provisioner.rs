@@ -470,22 +470,26 @@ async fn entitlements_decide_where_no_price_does() {
     );
     // Features go with a subscription, before or after it: the end is the same.
     let end = subscription("deleted", START + 21, "canceled", "price_of_a_bundle");
-    let mut ends = Vec::new();
     let last = [summary(START + 20, &[]), end, summary(START + 22, &[])];
-    for order in [[0, 1, 2], [1, 0, 2]] {
-        let free = LifecyclePolicy::new().on_end(OnEnd::Downgrade(plan("free")));
-        let world = World::with(|seller| {
-            let seller = seller.entitlement("pro-access", "pro");
-            seller.plan_policy("pro", free)
-        });
-        bought(&world, "price_of_a_bundle").await;
-        world.tell(&summary(START + 10, &["pro-access"])).await;
-        for n in order {
-            world.tell(&last[n]).await;
+    let reading = (AccessState::ReadOnly { suspend_at: None }, "pro".to_owned());
+    for (on_end, expected) in [
+        (OnEnd::ReadOnly, reading),
+        (OnEnd::Downgrade(plan("free")), active("free")),
+    ] {
+        for order in [[0, 1, 2], [1, 0, 2]] {
+            let policy = LifecyclePolicy::new().on_end(on_end.clone());
+            let world = World::with(|seller| {
+                let seller = seller.entitlement("pro-access", "pro");
+                seller.plan_policy("pro", policy)
+            });
+            bought(&world, "price_of_a_bundle").await;
+            world.tell(&summary(START + 10, &["pro-access"])).await;
+            for n in order {
+                world.tell(&last[n]).await;
+            }
+            assert_eq!(world.stands("cus_1").await, expected, "{order:?}");
         }
-        ends.push(world.stands("cus_1").await);
     }
-    assert_eq!(ends, [active("free"), active("free")]);
 }
 
 #[tokio::test]
