@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Checkout, EntitlementSummary, EventKind, Notice, Subscription, SubscriptionStatus,
+    facts::{Facts, Fold, Moment, Source, Stamp},
     lifecycle::LifecycleEvent,
 };
 use crate::{
@@ -17,11 +18,6 @@ use crate::{
     id::{Environment, KeyId, PlanName, TenantId},
     tenant::AccessState,
 };
-
-/// How many changes of price are kept of a subscription, newest first: a downgrade needs the one before it.
-const MAX_PRICES: usize = 16;
-/// How many failures are kept that no payment has made good. The earliest decides.
-const MAX_FAILURES: usize = 32;
 
 /// What is known of one customer of the payment provider.
 ///
@@ -82,102 +78,10 @@ pub(super) struct PayPage {
 pub(super) struct Told {
     pub(super) access: AccessState,
     pub(super) plan: PlanName,
+    /// The plan that was bought last, which is another one where the end has moved the tenant.
+    #[serde(default)]
+    pub(super) bought: Option<PlanName>,
     pub(super) ends_at: Option<Timestamp>,
-}
-
-/// Which of two states of one object is newer: by the provider's time, then by what happened, then by how it stands, and
-/// at last by the event's id, so that every order of arrival ends alike.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) struct Stamp {
-    /// Nothing follows the end of a subscription.
-    terminal: bool,
-    created: Timestamp,
-    /// Deleted after updated after created.
-    rank: u8,
-    status: Option<SubscriptionStatus>,
-    event: Box<str>,
-}
-
-/// What is known of one subscription.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Facts {
-    stamp: Option<Stamp>,
-    pub(super) status: Option<SubscriptionStatus>,
-    pub(super) period_end: Option<Timestamp>,
-    pub(super) ends_at: Option<Timestamp>,
-    #[serde(default)]
-    pub(super) billing_anchor: Option<Timestamp>,
-    /// The first time that was heard of it.
-    pub(super) first: Option<Timestamp>,
-    /// What was subscribed to from when on.
-    #[serde(default)]
-    pub(super) prices: BTreeMap<Timestamp, Prices>,
-    /// The last moment at which everything was paid; see [`Moment`].
-    #[serde(default)]
-    good: Option<Moment>,
-    /// Failures since then.
-    #[serde(default)]
-    bad: BTreeSet<Moment>,
-}
-
-/// What was subscribed to at a time: prices, products and lookup keys of all items.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Prices {
-    stamp: Stamp,
-    pub(super) names: Vec<Box<str>>,
-    pub(super) period_end: Option<Timestamp>,
-}
-
-/// A time at which a subscription was found good or bad. Providers tell whole seconds: within one, a status that is good
-/// comes first, then a failure, then a payment, which is the last word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) struct Moment(Timestamp, u8);
-
-impl Moment {
-    const fn good_status(at: Timestamp) -> Self {
-        Self(at, 0)
-    }
-
-    const fn failure(at: Timestamp) -> Self {
-        Self(at, 1)
-    }
-
-    const fn payment(at: Timestamp) -> Self {
-        Self(at, 2)
-    }
-}
-
-/// How a subscription came to be as it is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Source<'a> {
-    pub(super) event: &'a str,
-    pub(super) created: Timestamp,
-    pub(super) kind: EventKind,
-}
-
-impl Source<'_> {
-    fn stamp(&self, status: Option<SubscriptionStatus>) -> Stamp {
-        Stamp {
-            terminal: status.is_some_and(SubscriptionStatus::is_terminal),
-            created: self.created,
-            rank: match self.kind {
-                EventKind::SubscriptionCreated => 0,
-                EventKind::SubscriptionEnded => 2,
-                _ => 1,
-            },
-            status,
-            event: self.event.into(),
-        }
-    }
-}
-
-/// What an event did to an account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Fold {
-    /// Something newer was known.
-    Stale,
-    /// It is the newest.
-    Newest,
 }
 
 impl Account {
@@ -254,6 +158,10 @@ impl Account {
         tenant: TenantId,
         created: Timestamp,
     ) -> Fold {
+        // Keys, plan and access follow from all that the customer has, so that it can be of one tenant only.
+        if self.tenant().is_some_and(|known| *known != tenant) {
+            return Fold::OtherTenant;
+        }
         // Two events may tell of one checkout, paid at once or later: the first counts.
         let known = self.checkouts.get(id);
         if known.is_some_and(|known| known.created <= created) {
@@ -296,25 +204,7 @@ impl Account {
         is_asked: bool,
     ) -> Fold {
         let facts = self.subscriptions.entry(id.into()).or_default();
-        let stamp = source.stamp(Some(subscription.status));
-        facts.hear_status(subscription.status, source.created);
-        facts.first = Some(
-            facts
-                .first
-                .map_or(source.created, |it| it.min(source.created)),
-        );
-        facts.hear_prices(subscription, &stamp);
-        let is_older = facts.stamp.as_ref().is_some_and(|known| *known > stamp);
-        // What the provider was asked for is its last word.
-        if is_older && !is_asked {
-            return Fold::Stale;
-        }
-        facts.stamp = Some(stamp);
-        facts.status = Some(subscription.status);
-        facts.period_end = subscription.period_end;
-        facts.billing_anchor = subscription.billing_anchor;
-        facts.ends_at = subscription.ends_at();
-        Fold::Newest
+        facts.fold(subscription, source, is_asked)
     }
 
     pub(super) fn fold_invoice(
@@ -367,13 +257,17 @@ impl Account {
         Fold::Newest
     }
 
-    /// The subscription that decides: the newest that has not ended, else the newest.
+    /// The subscription that decides: the newest that has not ended, else the newest. One that was never paid decides only
+    /// where no other one goes on.
     pub(super) fn deciding(&self) -> Option<(&str, &Facts)> {
         let known = self
             .subscriptions
             .iter()
             .filter(|(_, it)| it.status.is_some());
-        let newest = known.max_by_key(|(id, it)| (!it.has_ended(), it.first, *id));
+        let newest = known.max_by_key(|(id, it)| {
+            let is_begun = it.status != Some(SubscriptionStatus::Incomplete);
+            (!it.has_ended(), is_begun, it.first, *id)
+        });
         newest.map(|(id, facts)| (&**id, facts))
     }
 
@@ -400,83 +294,5 @@ impl Account {
             events.push(LifecycleEvent::Paused);
         }
         Some(events)
-    }
-}
-
-impl Facts {
-    pub(super) fn has_ended(&self) -> bool {
-        self.status.is_some_and(SubscriptionStatus::is_terminal)
-    }
-
-    /// The first failure that no payment has made good.
-    fn failing_since(&self) -> Option<Timestamp> {
-        self.bad.first().map(|moment| moment.0)
-    }
-
-    fn hear_status(&mut self, status: SubscriptionStatus, at: Timestamp) {
-        use SubscriptionStatus as Status;
-        match status {
-            Status::Active | Status::Trialing => {
-                self.hear_good(Moment::good_status(at));
-            }
-            Status::Incomplete | Status::PastDue | Status::Unpaid => {
-                self.hear_bad(Moment::failure(at));
-            }
-            _ => {}
-        }
-    }
-
-    fn hear_good(&mut self, moment: Moment) -> Fold {
-        if self.good.is_some_and(|good| good > moment) {
-            return Fold::Stale;
-        }
-        self.good = Some(moment);
-        self.bad = self.bad.split_off(&moment);
-        Fold::Newest
-    }
-
-    fn hear_bad(&mut self, moment: Moment) -> Fold {
-        if self.good.is_some_and(|good| good > moment) {
-            return Fold::Stale;
-        }
-        self.bad.insert(moment);
-        if self.bad.len() > MAX_FAILURES {
-            // The last but one: the first decides, and a payment in between leaves the last.
-            let spare = self.bad.iter().rev().nth(1).copied();
-            spare.map(|moment| self.bad.remove(&moment));
-        }
-        Fold::Newest
-    }
-
-    /// Forgets what tells least: a time before and after which the same was subscribed to, else the oldest.
-    fn forget_prices(&mut self) {
-        let entries: Vec<_> = self.prices.iter().collect();
-        let middle = entries.windows(3).find_map(|three| match three {
-            [(_, a), (at, b), (_, c)] if a.names == b.names && b.names == c.names => Some(**at),
-            _ => None,
-        });
-        match middle {
-            Some(at) => self.prices.remove(&at),
-            None => self.prices.pop_first().map(|(_, prices)| prices),
-        };
-    }
-
-    fn hear_prices(&mut self, subscription: &Subscription, stamp: &Stamp) {
-        let names = subscription.names();
-        if names.is_empty() {
-            return;
-        }
-        let newer = self.prices.get(&stamp.created);
-        if newer.is_none_or(|known| known.stamp < *stamp) {
-            let prices = Prices {
-                stamp: stamp.clone(),
-                names,
-                period_end: subscription.period_end,
-            };
-            self.prices.insert(stamp.created, prices);
-        }
-        if self.prices.len() > MAX_PRICES {
-            self.forget_prices();
-        }
     }
 }

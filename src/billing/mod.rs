@@ -66,6 +66,7 @@
 
 mod account;
 mod event;
+mod facts;
 mod handler;
 mod ledger;
 pub mod lifecycle;

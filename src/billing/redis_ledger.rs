@@ -105,6 +105,16 @@ impl RedisLedger {
         Ok(n == 1)
     }
 
+    async fn holds(&self, claim: &Claim) -> Result<bool, LedgerError> {
+        let mut command = redis::cmd("HMGET");
+        command
+            .arg(&*self.event(&claim.key))
+            .arg("state")
+            .arg("token");
+        let (state, token): (Option<String>, Option<String>) = self.shared.ask(command).await?;
+        Ok(state.as_deref() == Some("claimed") && token == Some(claim.token.to_string()))
+    }
+
     async fn letter(&self, key: &EventKey) -> Result<DeadLetter, LedgerError> {
         let mut command = redis::cmd("HGET");
         command
@@ -246,6 +256,9 @@ impl EventLedger for RedisLedger {
     async fn bury(&self, claim: &Claim, letter: DeadLetter) -> Result<(), LedgerError> {
         let text =
             serde_json::to_vec(&letter).map_err(|error| LedgerError::Corrupt(error.into()))?;
+        if !self.holds(claim).await? {
+            return Err(LedgerError::ClaimLost);
+        }
         // The letter first: an event that is done and stands in no list would be lost.
         let mut command = redis::cmd("HSET");
         command
@@ -257,8 +270,8 @@ impl EventLedger for RedisLedger {
         if self.settle(&claim.key, &token, "done", "0").await? {
             return Ok(());
         }
-        // Somebody else has the event, and says what becomes of it.
-        self.discard(&claim.key).await?;
+        // Somebody else has taken the event this moment, and may have put it aside too: the letter stays, as one too many
+        // is looked at in vain and one too few is an event that is lost.
         Err(LedgerError::ClaimLost)
     }
 

@@ -153,7 +153,14 @@ async fn gives_an_event_on_when_its_lease_has_ended(ledger: &impl EventLedger) {
         other => panic!("a claim that somebody else has taken: {other:?}"),
     }
     assert_eq!(letters(ledger).await, [], "a lost claim buries nothing");
-    expect(ledger.complete(&next).await, "complete");
+    let put_aside = letter(&next, 2);
+    expect(ledger.bury(&next, put_aside.clone()).await, "bury");
+    match ledger.bury(&lost, letter(&lost, 3)).await {
+        Err(LedgerError::ClaimLost) => {}
+        other => panic!("a claim that somebody else has finished: {other:?}"),
+    }
+    let kept = letters(ledger).await;
+    assert_eq!(kept, [put_aside], "a lost claim takes no letter away");
     is_done(ledger, "evt_1").await;
 }
 

@@ -281,29 +281,55 @@ fn find_anchors(value: &Value, place: Place, found: &mut BTreeSet<String>) {
 /// What an object is, as far as fields of this crate may stand in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Seen {
-    /// Each of an object's values is a path.
+    /// Each of an object's values is a path, whatever its key.
     Items,
     Nothing,
     Operation,
     /// Each of an object's values is an operation.
     Operations,
     PathItem,
+    /// Each of an object's values is a path, but for extensions.
+    Paths,
     Tag,
 }
 
 impl Seen {
     fn under(self, place: Place, key: &str) -> Self {
         match (self, place, key) {
-            (Self::Items, ..) => Self::PathItem,
+            (Self::Items | Self::Paths, ..) => Self::PathItem,
             (Self::Operations, ..) => Self::Operation,
             (Self::PathItem, Place::Object, "additionalOperations") => Self::Operations,
             (Self::PathItem, Place::Object, key) if is_method(key) => Self::Operation,
-            (Self::Nothing, Place::Object, "paths" | "webhooks" | "pathItems")
-            | (_, Place::Callbacks, _) => Self::Items,
+            (Self::Nothing, Place::Object, "webhooks" | "pathItems") => Self::Items,
+            (Self::Nothing, Place::Object, "paths") | (_, Place::Callbacks, _) => Self::Paths,
             (Self::Nothing, Place::Object, "tags") => Self::Tag,
             _ => Self::Nothing,
         }
     }
+}
+
+const OWN: &str = "x-tollgate-";
+const MOVE: &str = "it is read in a path, an operation or a tag: move it there";
+
+/// An extension is shown as it is: a field of this crate in it would hide nothing and be shown itself.
+fn check_extension(value: &Value, path: &str) -> Result<(), ConfigError> {
+    match value {
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                check_extension(item, &format!("{path}[{index}]"))?;
+            }
+        }
+        Value::Object(object) => {
+            for (key, value) in object {
+                if key.starts_with(OWN) {
+                    return Err(ConfigError::new(key, MOVE).under(path));
+                }
+                check_extension(value, &format!("{path}.{key}"))?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// A field of this crate that nothing reads would hide nothing.
@@ -321,18 +347,21 @@ fn check_places(value: &Value, place: Place, seen: Seen, path: &str) -> Result<(
                 check_fields(value).map_err(at)?;
             }
             for (key, value) in object {
-                if key.starts_with("x-tollgate-") && !is_read && place == Place::Object {
-                    let reason = "it is read in a path, an operation or a tag: move it there";
-                    return Err(at(ConfigError::new(key, reason)));
-                }
-                if place == Place::Object && key.starts_with("x-") {
-                    continue;
+                let is_keywords = place == Place::Object || seen == Seen::Paths;
+                let is_extension = is_keywords && key.starts_with("x-");
+                let is_own = is_extension && key.starts_with(OWN);
+                if is_own && !is_read {
+                    return Err(at(ConfigError::new(key, MOVE)));
                 }
                 let path = if path.is_empty() {
                     key.clone()
                 } else {
                     format!("{path}.{key}")
                 };
+                if is_extension {
+                    check_extension(value, &path)?;
+                    continue;
+                }
                 let seen = seen.under(place, key);
                 check_places(value, place.under(key, value), seen, &path)?;
             }

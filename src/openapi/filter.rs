@@ -20,7 +20,7 @@ pub(super) fn filter(document: &OpenApiDocument, access: &DocumentAccess) -> Val
     };
     let view = View::new(document, access);
     if let Some(items) = components_mut(&mut root, "pathItems") {
-        view.items(items, Security::Read);
+        view.items(items);
         drop_references_to_nothing(items);
     }
     if let Some(callbacks) = components_mut(&mut root, "callbacks") {
@@ -29,7 +29,10 @@ pub(super) fn filter(document: &OpenApiDocument, access: &DocumentAccess) -> Val
     let left = Left::of(&root);
     for kind in ["paths", "webhooks"] {
         if let Some(Value::Object(items)) = root.get_mut(kind) {
-            view.items(items, Security::Read);
+            match kind {
+                "paths" => view.paths(items, Security::Read),
+                _ => view.items(items),
+            }
             items.retain(|_, item| left.has(item));
         }
     }
@@ -82,7 +85,13 @@ impl<'a> View<'a> {
         }
     }
 
-    fn items(&self, items: &mut Object, security: Security) {
+    /// Of paths among the components and webhooks, every key is a name.
+    fn items(&self, items: &mut Object) {
+        items.retain(|_, item| self.item(item, Security::Read));
+    }
+
+    /// Of paths and callbacks, a key that begins with `x-` is an extension.
+    fn paths(&self, items: &mut Object, security: Security) {
         items.retain(|key, item| key.starts_with("x-") || self.item(item, security));
     }
 
@@ -146,7 +155,7 @@ impl<'a> View<'a> {
             let had = items.len();
             let is_reference = items.contains_key("$ref");
             if !is_reference {
-                self.items(items, Security::Ignored);
+                self.paths(items, Security::Ignored);
             }
             is_reference || had == 0 || !items.is_empty()
         });

@@ -153,7 +153,7 @@ impl MeterLine {
         let used = by_api
             .values()
             .fold(Used::default(), |sum, used| sum.plus(*used));
-        let overage = price.overage.map_or(0, |_| used.overage);
+        let overage = price.overage.map_or(0, |_| used.overage.min(used.units));
         let mut units = used.units - overage;
         let included = self.part.of_units(price.included).min(units);
         if included > 0 {

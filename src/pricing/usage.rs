@@ -39,12 +39,13 @@ impl Used {
         *self == Self::default()
     }
 
-    /// The sum; stays at `u64::MAX` where it would overflow.
+    /// The sum; stays at `u64::MAX` where it would overflow. Of each, at most all units are overage.
     #[must_use]
-    pub const fn plus(self, other: Self) -> Self {
+    pub fn plus(self, other: Self) -> Self {
+        let overage = |used: Self| used.overage.min(used.units);
         Self {
             units: self.units.saturating_add(other.units),
-            overage: self.overage.saturating_add(other.overage),
+            overage: overage(self).saturating_add(overage(other)),
         }
     }
 }

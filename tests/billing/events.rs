@@ -270,9 +270,21 @@ fn events_of_standard_webhooks_have_the_id_of_their_delivery() {
         panic!("not thin")
     };
     assert_eq!(event.kind(), EventKind::SubscriptionEnded);
-    let untimed = br#"{"type":"invoice.paid","data":{"customer":"cus_1"}}"#;
+    let untimed = br#"{"type":"customer.updated","data":{"id":"cus_1"}}"#;
     let delivered = Delivered::from_standard_webhooks("msg_2", at(5), untimed).unwrap();
     assert_eq!(delivered.created(), at(5));
+    // A retry is signed anew, and would seem the newest state of what it is about.
+    for name in [
+        "checkout.completed",
+        "entitlements.active_entitlement_summary.updated",
+        "invoice.paid",
+        "subscription.updated",
+    ] {
+        let untimed = json!({"type": name, "timestamp": null, "data": {"customer": "cus_1"}});
+        let untimed = untimed.to_string();
+        let error = Delivered::from_standard_webhooks("msg_3", at(5), untimed.as_bytes());
+        assert_eq!(error.unwrap_err().field(), Some("timestamp"), "{name}");
+    }
 }
 
 #[test]
@@ -283,6 +295,23 @@ fn what_stripe_counts_down_while_it_delivers_is_not_part_of_an_event() {
     let fingerprint = |body: &Value| read(body).unwrap().fingerprint();
     assert_eq!(fingerprint(&first), fingerprint(&again));
     again["data"]["object"]["amount_due"] = json!(2901);
+    assert_ne!(fingerprint(&first), fingerprint(&again));
+}
+
+#[test]
+fn a_replay_of_paddle_is_the_same_event() {
+    let first = json!({
+        "event_id": "evt_01", "notification_id": "ntf_01", "event_type": "transaction.paid",
+        "occurred_at": "2026-01-15T12:00:00Z", "data": {"id": "txn_01", "notification_id": "a"},
+    });
+    let fingerprint = |body: &Value| {
+        let delivered = Delivered::from_paddle(body.to_string().as_bytes());
+        delivered.unwrap().fingerprint()
+    };
+    let mut again = first.clone();
+    again["notification_id"] = json!("ntf_02");
+    assert_eq!(fingerprint(&first), fingerprint(&again));
+    again["data"]["notification_id"] = json!("b");
     assert_ne!(fingerprint(&first), fingerprint(&again));
 }
 

@@ -111,6 +111,26 @@ fn operations_are_documented_for_everybody_where_security_is_ignored() {
 }
 
 #[test]
+fn a_webhook_is_filtered_whatever_its_name() {
+    let hidden = json!({ "post": {
+        "x-tollgate-plans": ["pro"], "responses": { "200": { "description": "d" } }
+    } });
+    let document = json!({
+        "openapi": "3.1.0", "info": { "title": "t", "version": "1" },
+        "paths": { "x-note": { "post": "shown" } },
+        "webhooks": { "x-hidden": hidden },
+        "components": { "pathItems": { "x-part": hidden } },
+    });
+    let document = OpenApiDocument::new(document).expect("a document");
+    let seen = document.for_caller(&DocumentAccess::anonymous());
+    assert!(!seen.to_string().contains("x-hidden") && !seen.to_string().contains("x-part"));
+    assert_eq!(seen["paths"]["x-note"]["post"], "shown");
+    let seen = document.for_caller(&DocumentAccess::on_plan("pro"));
+    assert!(seen["webhooks"]["x-hidden"].get("post").is_some());
+    assert!(!seen.to_string().contains("x-tollgate"));
+}
+
+#[test]
 fn references_into_operations_are_replaced_by_what_they_point_to() {
     let of = |schema: Value| {
         json!({
@@ -168,6 +188,21 @@ fn a_faulty_document_is_refused_by_the_place_of_its_fault() {
         (
             &|it| it["components"]["schemas"]["Order"]["x-tollgate-plans"] = json!(["pro"]),
             "components.schemas.Order.x-tollgate-plans",
+            "move it there",
+        ),
+        (
+            &|it| it["x-groups"] = json!([{ "of": { "x-tollgate-plans": ["pro"] } }]),
+            "x-groups[0].of.x-tollgate-plans",
+            "move it there",
+        ),
+        (
+            &|it| it["paths"]["x-more"] = json!({ "get": { "x-tollgate-plans": ["pro"] } }),
+            "paths.x-more.get.x-tollgate-plans",
+            "move it there",
+        ),
+        (
+            &|it| it["paths"]["x-tollgate-plans"] = json!(["pro"]),
+            "paths.x-tollgate-plans",
             "move it there",
         ),
         (

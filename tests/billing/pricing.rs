@@ -260,7 +260,7 @@ fn the_largest_numbers_are_rated_or_refused_without_a_panic() {
 #[test]
 fn margins_are_told_as_they_are() {
     let report = |revenue: &str, cost_nanos: u128, buffer: &str| {
-        let revenue: Money = revenue.parse().expect("an amount");
+        let revenue: Money = revenue.parse().expect("rated");
         margin_report(revenue, cost_nanos, buffer.parse().expect("a percentage"))
     };
     for (revenue, cost_nanos, buffer, margin, points, suggested) in [
@@ -316,4 +316,16 @@ fn margins_are_told_as_they_are() {
         report("1.00 USD", u128::MAX, "1"),
         Err(PricingError::TooLarge)
     );
+}
+
+#[test]
+fn more_overage_than_units_is_all_units() {
+    let used: Used = serde_json::from_str(r#"{"units":2,"overage":9}"#).expect("use");
+    let sum = used.plus(Used::new(5, 0));
+    assert_eq!((sum.units, sum.overage), (7, 2));
+    let price = MeterPrice::per_unit("calls", "1").overage("2");
+    let mut usage = UsageTotals::new();
+    usage.add("chat", "calls", used);
+    let rated = rate(&one_meter(price), &usage, month().whole()).expect("rated");
+    assert_eq!(rated.total.minor(), 400);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tollgate::{
-    billing::{Downgrade, Handled, LifecyclePolicy, NoticeKind, lifecycle::OnEnd},
+    billing::{Downgrade, Handled, LifecyclePolicy, NoticeKind, ProvisionError, lifecycle::OnEnd},
     id::{Environment, PlanName, TenantId},
     tenant::AccessState,
 };
@@ -468,6 +468,61 @@ async fn entitlements_decide_where_no_price_does() {
         account.entitlements().collect::<Vec<_>>(),
         ["extra", "pro-access"]
     );
+    // Features go with a subscription, before or after it: the end is the same.
+    let end = subscription("deleted", START + 21, "canceled", "price_of_a_bundle");
+    let last = [summary(START + 20, &[]), end, summary(START + 22, &[])];
+    let reading = (AccessState::ReadOnly { suspend_at: None }, "pro".to_owned());
+    for (on_end, expected) in [
+        (OnEnd::ReadOnly, reading),
+        (OnEnd::Downgrade(plan("free")), active("free")),
+    ] {
+        for order in [[0, 1, 2], [1, 0, 2]] {
+            let policy = LifecyclePolicy::new().on_end(on_end.clone());
+            let world = World::with(|seller| {
+                let seller = seller.entitlement("pro-access", "pro");
+                seller.plan_policy("pro", policy)
+            });
+            bought(&world, "price_of_a_bundle").await;
+            world.tell(&summary(START + 10, &["pro-access"])).await;
+            for n in order {
+                world.tell(&last[n]).await;
+            }
+            assert_eq!(world.stands("cus_1").await, expected, "{order:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_second_subscription_that_was_never_paid_decides_nothing() {
+    let world = World::new();
+    bought(&world, "price_pro").await;
+    let second = subscription("created", START + 10, "incomplete", "price_basic");
+    world.tell(&but(second, "id", "sub_2".into())).await;
+    assert_eq!(world.stands("cus_1").await, active("pro"));
+}
+
+#[tokio::test]
+async fn a_first_payment_of_the_second_of_its_subscription_leaves_nothing_owed() {
+    let begun = subscription("created", START, "incomplete", "price_pro");
+    let paid = subscription("updated", START, "active", "price_pro");
+    let failed = subscription("updated", START + 50, "past_due", "price_pro");
+    for order in [
+        [&begun, &paid, &failed],
+        [&paid, &begun, &failed],
+        [&failed, &paid, &begun],
+    ] {
+        let world = World::new();
+        world.tell(&checkout(START)).await;
+        for (n, body) in order.into_iter().enumerate() {
+            world.tell(body).await;
+            if n == 1 && order[2] == &failed {
+                assert_eq!(world.stands("cus_1").await, active("pro"));
+            }
+        }
+        let until = at(START + 50 + 7 * DAY);
+        let (access, _) = world.stands("cus_1").await;
+        assert!(matches!(access, AccessState::Grace { until: it, .. } if it == until));
+    }
 }
 
 #[tokio::test]
@@ -478,4 +533,12 @@ async fn a_tenant_is_called_as_the_service_says() {
     bought(&world, "price_pro").await;
     assert_eq!(world.stands("acme").await, active("pro"));
     assert!(world.tenant("cus_1").await.is_none());
+    // One customer is one tenant: no key of this one is made for a checkout of another.
+    let other = but(checkout(START + 5), "client_reference_id", "globex".into());
+    let other = event(&but(other, "id", "cs_2".into()));
+    let error = world.provisioner.provision(&other).await.unwrap_err();
+    assert_eq!(error.field(), Some("tenant_name"));
+    assert!(matches!(error, ProvisionError::OtherTenant { .. }) && !error.is_temporary());
+    assert_eq!(world.n_keys("acme").await, 1);
+    assert!(world.tenant("globex").await.is_none());
 }

@@ -1,13 +1,13 @@
 //! What a provisioner is told wrongly, late or not at all.
 
-use std::sync::{Arc, Mutex, atomic::Ordering};
+use std::sync::{Arc, Mutex, OnceLock, atomic::Ordering};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use tollgate::{
     billing::{
-        BillingEventHandler as _, DifferenceKind, HandlerError, LifecyclePolicy, MemoryLedger,
-        NoticeKind, ProvisionError, Provisioner, RefetchSubscription, Subscription,
+        BillingEventHandler as _, DifferenceKind, Handled, HandlerError, LifecyclePolicy,
+        MemoryLedger, NoticeKind, ProvisionError, Provisioner, RefetchSubscription, Subscription,
         SubscriptionStatus, lifecycle::OnEnd,
     },
     clock::{Clock as _, ManualClock},
@@ -197,6 +197,63 @@ async fn the_provider_is_asked_where_two_events_are_of_one_second() {
     assert_eq!(truth.0.lock().unwrap().1, 2);
     let account = world.provisioner.account("cus_1").await.unwrap().unwrap();
     assert_eq!(account.status("sub_1"), Some(SubscriptionStatus::PastDue));
+}
+
+/// Hears of the end of a subscription while it asks for it.
+#[derive(Clone, Debug, Default)]
+struct Late(Arc<OnceLock<Provisioner>>);
+
+#[async_trait]
+impl RefetchSubscription for Late {
+    async fn refetch(
+        &self,
+        _: &str,
+    ) -> Result<Option<Subscription>, Box<dyn std::error::Error + Send + Sync>> {
+        let answer = subscription("updated", 0, "active", "price_pro");
+        let end = subscription("deleted", START + 10, "canceled", "price_pro");
+        let provisioner = self.0.get().expect("a provisioner");
+        provisioner.provision(&event(&end)).await?;
+        Ok(Some(Subscription::read(&answer["data"]["object"])))
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_comes_while_the_provider_is_asked_stays_one() {
+    let late = Late::default();
+    let world = World::with(|seller| seller.refetch(late.clone()));
+    late.0.set(world.provisioner.clone()).unwrap();
+    bought(&world, "price_basic").await;
+    let one = subscription("updated", START + 10, "active", "price_pro");
+    world.tell(&one).await;
+    let mut other = one.clone();
+    other["id"] = json!("evt_of_the_same_second");
+    let handled = world.provisioner.handle(&event(&other)).await;
+    assert_eq!(handled.unwrap(), Handled::Stale);
+    let account = world.provisioner.account("cus_1").await.unwrap().unwrap();
+    assert_eq!(account.status("sub_1"), Some(SubscriptionStatus::Canceled));
+    assert_eq!(world.stands("cus_1").await.0.as_str(), "read-only");
+}
+
+#[tokio::test]
+async fn what_the_provider_answers_of_a_second_stands_when_the_event_comes_again() {
+    let truth = Truth::default();
+    let world = World::with(|seller| seller.refetch(truth.clone()));
+    bought(&world, "price_pro").await;
+    let mut events = [("a", "past_due"), ("b", "unpaid")].map(|(id, status)| {
+        let mut body = subscription("updated", START + 10, status, "price_pro");
+        body["id"] = json!(format!("evt_{id}"));
+        body
+    });
+    let paid = subscription("updated", 0, "active", "price_pro")["data"]["object"].clone();
+    truth.0.lock().unwrap().0 = Some(paid);
+    for _ in 0..2 {
+        for body in &events {
+            world.tell(body).await;
+            world.tell(body).await;
+        }
+        assert_eq!(world.stands("cus_1").await, active("pro"));
+        events.reverse();
+    }
 }
 
 #[tokio::test]

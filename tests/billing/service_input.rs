@@ -94,6 +94,16 @@ async fn events_of_the_other_mode_and_of_another_account_are_refused() {
     assert_eq!(send(&connected, &event).await, is(400, "mode_mismatch"));
     event["account"] = json!("acct_1");
     assert_eq!(send(&connected, &event).await, is(200, "processed"));
+    let mut thin = json!({
+        "id": "evt_thin", "object": "v2.core.event", "type": "v1.billing.meter.no_meter_found",
+        "created": "2026-01-15T12:00:00Z", "livemode": true, "context": "org_1/acct_2",
+    });
+    assert_eq!(send(&connected, &thin).await, is(400, "mode_mismatch"));
+    for context in [json!("org_1/acct_1"), json!(null)] {
+        thin["context"] = context;
+        thin["id"] = json!(format!("evt_thin_{}", thin["context"].is_null()));
+        assert_eq!(send(&connected, &thin).await, is(200, "ignored"));
+    }
     assert_eq!(told.n_handled(), 0);
 }
 

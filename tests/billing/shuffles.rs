@@ -129,7 +129,7 @@ async fn events_of_one_second_end_alike_in_all_orders() {
 
 fn any_life() -> impl Strategy<Value = Vec<Value>> {
     let seconds = START..START + 40;
-    let event = (0..9, seconds, 0..2_usize).prop_map(|(what, at, which)| {
+    let event = (0..10, seconds, 0..2_usize).prop_map(|(what, at, which)| {
         let price = ["price_basic", "price_pro"][which];
         let body = match what {
             0 => subscription("created", START, "active", price),
@@ -140,6 +140,7 @@ fn any_life() -> impl Strategy<Value = Vec<Value>> {
             5 => invoice("payment_failed", at),
             6 => invoice("paid", at),
             7 => subscription("deleted", at, "canceled", price),
+            8 => subscription("created", at, "incomplete", price),
             _ => but(invoice("payment_failed", at), "parent", Value::Null),
         };
         // Two different events never share an id.

@@ -135,6 +135,8 @@ struct Shared {
     account: Option<Box<str>>,
     object: BillingObject,
     raw: Value,
+    /// A field that another delivery of the same event has otherwise.
+    varies: Option<&'static str>,
 }
 
 impl BillingEvent {
@@ -250,6 +252,13 @@ impl ThinEvent {
         self.shared.livemode
     }
 
+    /// The connected account that it is about, where one is: the last step of its `context`.
+    #[must_use]
+    pub fn account(&self) -> Option<&str> {
+        let context = self.shared.raw.get("context")?.as_str()?;
+        context.rsplit('/').next()
+    }
+
     /// What the event is about.
     #[must_use]
     pub fn related(&self) -> Option<&RelatedObject> {
@@ -303,7 +312,8 @@ impl Delivered {
     }
 
     /// Reads an event in the form that Standard Webhooks recommends: `type`, `timestamp` and `data`. Its id is that of the
-    /// delivery, and its time the signed one where it has none. Types and fields that are named as Stripe names them are
+    /// delivery, and its time the signed one where it has none; but what a tenant's access follows from must have a
+    /// `timestamp`, as each retry is signed anew and would seem the newest. Types and fields that are named as Stripe names them are
     /// understood; the rest is [`EventKind::Other`]. Verify its signature before.
     ///
     /// # Errors
@@ -354,19 +364,19 @@ impl Delivered {
     }
 
     /// A digest of what the event says. Two deliveries of one event have the same: `pending_webhooks`, which counts down
-    /// while Stripe delivers, is left out.
+    /// while Stripe delivers, and `notification_id`, which is new for each replay of Paddle's, are left out.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
-        let raw = match self {
-            Self::Event(event) => event.raw(),
-            Self::Thin(thin) => thin.raw(),
+        let (raw, varies) = match self {
+            Self::Event(event) => (event.raw(), event.shared.varies),
+            Self::Thin(thin) => (thin.raw(), None),
         };
         let mut digest = Sha256::new();
         match raw {
             Value::Object(fields) => {
                 for (name, value) in fields
                     .iter()
-                    .filter(|(name, _)| *name != "pending_webhooks")
+                    .filter(|(name, _)| Some(name.as_str()) != varies)
                 {
                     // The JSON of a value ends by itself, so that no two sequences of fields read the same.
                     digest.update(Value::from(name.as_str()).to_string());

@@ -33,6 +33,7 @@ pub(super) fn read(raw: Value) -> Result<Delivered, EventError> {
         account: None,
         object,
         raw,
+        varies: Some("notification_id"),
     };
     Ok(Delivered::Event(BillingEvent {
         shared: Arc::new(shared),

@@ -13,12 +13,12 @@ use crate::clock::Timestamp;
 
 pub(super) fn read(id: &str, signed_at: Timestamp, raw: Value) -> Result<Delivered, EventError> {
     let name = name(&raw, "type")?;
-    let created = match raw.get("timestamp") {
-        None | Some(Value::Null) => signed_at,
-        Some(time) => as_time(time).ok_or(EventError::InvalidField {
+    let told_at = match raw.get("timestamp") {
+        None | Some(Value::Null) => None,
+        Some(time) => Some(as_time(time).ok_or(EventError::InvalidField {
             field: "timestamp",
             expected: "a time of RFC 3339",
-        })?,
+        })?),
     };
     let data = raw
         .get("data")
@@ -27,6 +27,18 @@ pub(super) fn read(id: &str, signed_at: Timestamp, raw: Value) -> Result<Deliver
     let (kind, object) = match object.unwrap_or(data) {
         object @ Value::Object(_) => stripe::typed(&as_stripe_says(&name), object),
         _ => (super::EventKind::Other, BillingObject::Unknown),
+    };
+    // The signed time is new for each retry: a late one would seem the newest state of its object.
+    let created = match (told_at, &object) {
+        (Some(told_at), _) => told_at,
+        (
+            None,
+            BillingObject::Checkout(_)
+            | BillingObject::Entitlements(_)
+            | BillingObject::Invoice(_)
+            | BillingObject::Subscription(_),
+        ) => return Err(EventError::MissingField { field: "timestamp" }),
+        (None, _) => signed_at,
     };
     let shared = Shared {
         id: id.into(),
@@ -37,6 +49,7 @@ pub(super) fn read(id: &str, signed_at: Timestamp, raw: Value) -> Result<Deliver
         account: None,
         object,
         raw,
+        varies: None,
     };
     Ok(Delivered::Event(BillingEvent {
         shared: Arc::new(shared),

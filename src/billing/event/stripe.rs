@@ -64,6 +64,7 @@ fn event(raw: Value) -> Result<Delivered, EventError> {
         account: text(&raw, &["/account"]),
         object,
         raw,
+        varies: Some("pending_webhooks"),
     };
     Ok(Delivered::Event(BillingEvent {
         shared: Arc::new(shared),

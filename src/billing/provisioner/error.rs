@@ -57,6 +57,16 @@ pub enum ProvisionError {
         #[source]
         source: InvalidId,
     },
+    /// A customer who has bought for one tenant buys for another one.
+    #[error(
+        "`{field}` gives another tenant than earlier checkouts of the customer `{customer}`: make a customer for each tenant"
+    )]
+    OtherTenant {
+        /// The field's path.
+        field: &'static str,
+        /// The customer.
+        customer: Box<str>,
+    },
     /// A key was not issued.
     #[error("the key was not issued")]
     Keys(#[from] KeysError),
@@ -84,7 +94,8 @@ impl ProvisionError {
             | Self::UnknownPrice { field, .. }
             | Self::UnknownStatus { field }
             | Self::OtherCurrency { field, .. }
-            | Self::InvalidTenant { field, .. } => Some(field),
+            | Self::InvalidTenant { field, .. }
+            | Self::OtherTenant { field, .. } => Some(field),
             _ => None,
         }
     }

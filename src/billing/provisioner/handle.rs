@@ -6,7 +6,7 @@ use super::{
     super::{
         Account, BillingEvent, BillingEventHandler, BillingObject, Checkout, EventKind, Handled,
         HandlerError, Invoice, LedgerError, Notice, Subscription, SubscriptionStatus,
-        account::{Fold, Source},
+        facts::{Fold, Source},
     },
     ProvisionError, Provisioner,
     target::Target,
@@ -23,6 +23,7 @@ const MAX_TRIES: usize = 64;
 const CUSTOMER: &str = "data.object.customer";
 const ID: &str = "data.object.id";
 const CURRENCY: &str = "data.object.currency";
+const TENANT_NAME: &str = "tenant_name";
 const PRICE: &str = "data.object.items.data[0].price.id";
 
 type Id<'a> = Option<&'a str>;
@@ -113,7 +114,7 @@ impl Provisioner {
             .as_ref()
             .and_then(|name| name(checkout));
         let (name, field) = match &named {
-            Some(name) => (name.as_str(), "tenant_name"),
+            Some(name) => (name.as_str(), TENANT_NAME),
             None => (customer, CUSTOMER),
         };
         let tenant = TenantId::new(name)
@@ -140,10 +141,16 @@ impl Provisioner {
         {
             asked = refetch.refetch(id).await.map_err(ProvisionError::Refetch)?;
         }
-        let newest = asked.as_ref().unwrap_or(subscription);
-        self.check_subscription(newest)?;
-        let is_asked = asked.is_some();
-        let fold = |account: &mut Account| account.fold_subscription(id, newest, source, is_asked);
+        if let Some(asked) = &asked {
+            self.check_subscription(asked)?;
+        }
+        // The answer is about the tie: what came meanwhile, such as the end, is not overwritten by it.
+        let fold = |account: &mut Account| match &asked {
+            Some(asked) if account.ties_with(subscription, source) => {
+                account.fold_subscription(id, asked, source, true)
+            }
+            _ => account.fold_subscription(id, subscription, source, false),
+        };
         self.change(customer, environment, fold).await
     }
 
@@ -234,6 +241,12 @@ impl Provisioner {
                 None => Account::new(customer, environment),
             };
             let folded = fold(&mut account);
+            if folded == Fold::OtherTenant {
+                return Err(ProvisionError::OtherTenant {
+                    field: TENANT_NAME,
+                    customer: customer.into(),
+                });
+            }
             let target = self.settings.target(&account, now);
             if let Some(target) = &target {
                 self.settings.note(&mut account, target, now);
@@ -250,8 +263,8 @@ impl Provisioner {
             };
             self.bring_about(account, target).await?;
             return Ok(match folded {
-                Fold::Stale => Handled::Stale,
                 Fold::Newest => Handled::Applied,
+                _ => Handled::Stale,
             });
         }
         Err(LedgerError::Conflict.into())

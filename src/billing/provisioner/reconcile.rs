@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    super::{Account, EventKind, Handled, Subscription, SubscriptionStatus, account::Source},
+    super::{Account, EventKind, Handled, Subscription, SubscriptionStatus, facts::Source},
     ProvisionError, Provisioner,
 };
 use crate::{clock::Timestamp, id::Environment};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{
     super::{
         Account, Notice, NoticeKind,
-        account::{Facts, Told},
+        account::Told,
+        facts::Facts,
         lifecycle::{Effect, LifecycleEvent, step, told},
     },
     Downgrade,
@@ -27,6 +28,8 @@ pub(super) struct Target {
     pub(super) pay_url: Option<Arc<str>>,
     /// The page of an invoice that needs no payment any more.
     pub(super) old_pay_url: Option<Arc<str>>,
+    /// The plan that was bought last.
+    bought: Option<PlanName>,
     ends_at: Option<Timestamp>,
 }
 
@@ -36,8 +39,12 @@ impl Settings {
         let tenant = account.tenant()?.clone();
         let (_, facts) = account.deciding()?;
         let events = account.standing()?;
-        let bought = self.bought(account, facts, now);
-        let last = account.told.as_ref().map(|told| &told.plan);
+        let last = account.told.as_ref();
+        // Features go before a subscription ends: then the plan that it was for says what follows.
+        let bought = self
+            .bought(account, facts, now)
+            .or_else(|| last.and_then(|told| told.bought.clone()));
+        let last = last.map(|told| &told.plan);
         let of_plan = bought.as_ref().or(last).or_else(|| self.ranks.first())?;
         let policy = self.policies.of(&tenant, of_plan);
         // From a tenant that owes nothing, so that the order in which events came does not show.
@@ -59,13 +66,14 @@ impl Settings {
         Some(Target {
             tenant,
             access,
-            plan: moved.or(bought)?,
+            plan: moved.or_else(|| bought.clone()).or_else(|| last.cloned())?,
             billing_anchor: facts.billing_anchor,
             pay_url: page
                 .clone()
                 .filter(|_| !is_paid)
                 .or_else(|| self.pay_page.clone()),
             old_pay_url: page.filter(|_| is_paid),
+            bought,
             ends_at: facts.ends_at.filter(|_| !facts.has_ended()),
         })
     }
@@ -150,6 +158,7 @@ impl Settings {
         account.told = Some(Told {
             access: target.access,
             plan: target.plan.clone(),
+            bought: target.bought.clone(),
             ends_at: target.ends_at,
         });
         account.outbox.extend(kinds.into_iter().map(|kind| Notice {

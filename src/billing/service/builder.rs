@@ -91,7 +91,7 @@ impl WebhookBuilder {
         self
     }
 
-    /// Takes events of this connected account only; of any unless set.
+    /// Takes events of this connected account only; of any unless set. Thin events that name none are taken too.
     pub fn account(mut self, account: impl Into<Box<str>>) -> Self {
         self.account = Some(account.into());
         self

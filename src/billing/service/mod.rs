@@ -152,10 +152,14 @@ impl Settings {
         {
             return Err(Answer::OtherMode);
         }
-        if let (Some(account), Delivered::Event(event)) = (&self.account, &delivered)
-            && event.account() != Some(account)
-        {
-            return Err(Answer::OtherAccount);
+        if let Some(account) = self.account.as_deref() {
+            let is_other = match &delivered {
+                Delivered::Event(event) => event.account() != Some(account),
+                Delivered::Thin(thin) => thin.account().is_some_and(|other| other != account),
+            };
+            if is_other {
+                return Err(Answer::OtherAccount);
+            }
         }
         Ok(delivered)
     }
