@@ -316,6 +316,70 @@ async fn a_segment_that_is_gone_costs_what_it_held_and_no_more() {
     assert_eq!(numbers(&sink.events()), [1, 2, 1, 2]);
 }
 
+/// A backlog of ten events in one segment, the first of which the flusher has in its hands.
+async fn backlog(directory: &Path) -> (Switched, Recorder, PathBuf) {
+    let sink = Switched::down();
+    let recorder = spooled(sink.clone(), directory).build().unwrap();
+    let calls = Calls::of(&recorder);
+    calls.calls("acme", [0]);
+    assert!(recorder.persist().await);
+    while sink.offered().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    calls.calls("acme", 1..10);
+    assert!(recorder.persist().await);
+    assert_eq!(recorder.counters().spooled, 9);
+    let segment = files(directory, ".seg").remove(0);
+    (sink, recorder, segment)
+}
+
+#[tokio::test]
+async fn a_segment_that_cannot_be_read_for_a_while_loses_nothing() {
+    let directory = TempDir::new();
+    let (sink, recorder, segment) = backlog(directory.path()).await;
+    let away = directory.path().join("away");
+    fs::rename(&segment, &away).unwrap();
+    // Whatever stands there is not gone, and cannot be read.
+    fs::create_dir(&segment).unwrap();
+    sink.up();
+    while sink.accepted.is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for _ in 0..3 {
+        let _ = recorder.persist().await;
+    }
+    let counters = recorder.counters();
+    assert_eq!((counters.spooled, counters.dropped()), (9, 0));
+    fs::remove_dir(&segment).unwrap();
+    fs::rename(&away, &segment).unwrap();
+    recorder.flush().await;
+    assert_eq!(
+        numbers(&sink.accepted.events()),
+        (0..10).collect::<Vec<_>>()
+    );
+    let counters = recorder.counters();
+    assert_eq!((counters.spooled, counters.dropped()), (0, 0));
+    assert!(counters.is_balanced());
+}
+
+#[tokio::test]
+async fn a_segment_that_grows_too_long_is_kept_for_people() {
+    let directory = TempDir::new();
+    let (sink, recorder, segment) = backlog(directory.path()).await;
+    let file = fs::OpenOptions::new().write(true).open(&segment).unwrap();
+    file.set_len(65 << 20).unwrap();
+    sink.up();
+    recorder.flush().await;
+    let counters = recorder.counters();
+    assert_eq!((counters.acked, counters.dropped_corrupt), (1, 9));
+    assert!(counters.is_balanced());
+    assert_eq!(files(directory.path(), ".seg.bad").len(), 1);
+    Calls::of(&recorder).calls("acme", [10]);
+    assert!(recorder.persist().await);
+    recorder.flush().await;
+    assert_eq!(numbers(&sink.accepted.events()), [0, 10]);
+}
+
 #[tokio::test]
 async fn extreme_events_are_the_same_after_a_restart() {
     let directory = TempDir::new();

@@ -71,6 +71,8 @@ pub(crate) struct Spool {
     /// Where what nobody has read begins.
     pub(super) read: Position,
     pub(super) reading: Option<(u64, Vec<u8>)>,
+    /// The last attempt to read failed, which was told.
+    pub(super) is_unreadable: bool,
     pub(super) loaded: VecDeque<Loaded>,
     next_ticket: u64,
     /// As it is on the disk.
@@ -110,6 +112,7 @@ impl Spool {
             active: None,
             read: Position::default(),
             reading: None,
+            is_unreadable: false,
             loaded: VecDeque::new(),
             next_ticket: 0,
             cursor: Position::default(),
@@ -225,6 +228,11 @@ impl Spool {
             is_done: false,
         });
         ticket
+    }
+
+    /// Appends no more to that segment.
+    pub(super) fn leave_active(&mut self, number: u64) {
+        self.active.take_if(|(active, _)| *active == number);
     }
 
     fn sync(&mut self) -> io::Result<()> {
