@@ -19,7 +19,7 @@ use super::{
     config::Settings,
     counters::{Overflow, Tally},
     dead_letters::DeadLetter,
-    event::{EventId, UsageEvent},
+    event::EventId,
     flush::Flusher,
     losses::{Ledger, LossReason},
     meter::Call,
@@ -48,8 +48,8 @@ pub(super) struct Core {
     pub(super) dead_letters: Mutex<VecDeque<DeadLetter>>,
     /// The dead letters are not as they were last written.
     pub(super) letters_changed: AtomicBool,
-    /// Dead letters that are to be offered again.
-    pub(super) replays: Mutex<Vec<UsageEvent>>,
+    /// Dead letters that are to be offered again. Locked after `dead_letters` by whoever takes both.
+    pub(super) replays: Mutex<Vec<DeadLetter>>,
     pub(super) spool: Option<SharedSpool>,
     /// What keeps the queue full, if it is; an `Overflow`.
     pub(super) overflow: AtomicU8,
@@ -231,6 +231,14 @@ impl Core {
             reason = &*first.reason,
             "the usage sink rejected events: they go to the dead letters"
         );
+        self.keep_letters(letters);
+    }
+
+    /// Counts events as dead letters and keeps the latest.
+    pub(super) fn keep_letters(&self, letters: Vec<DeadLetter>) {
+        if letters.is_empty() {
+            return;
+        }
         let n = letters.len() as u64;
         let mut kept = lock(&self.dead_letters);
         kept.extend(letters);

@@ -181,22 +181,26 @@ impl Recorder {
     /// Offers every dead letter to the sink again, oldest first, and says how many there were: after whatever made the
     /// sink reject them was mended. One that is rejected again is a dead letter again.
     ///
-    /// A kill in the middle may leave an event both offered and a dead letter; the sink has it once all the same.
+    /// A kill in the middle may leave an event both offered and a dead letter; the sink has it once all the same. With
+    /// a spool they stay in the file of dead letters until the spool has them. Those that a shutdown comes before are
+    /// in the spool then, and without one dead letters again.
     #[expect(
         clippy::must_use_candidate,
         reason = "called for what it does: the number is for a log"
     )]
     pub fn replay_dead_letters(&self) -> usize {
         let core = self.core();
+        let mut kept = lock(&core.dead_letters);
+        let mut replays = lock(&core.replays);
+        // Under the lock, so that a shutdown finds the letters in the one place or in the other.
         if core.is_closed() {
             return 0;
         }
-        let letters = std::mem::take(&mut *lock(&core.dead_letters));
+        let letters = std::mem::take(&mut *kept);
         let n = letters.len();
         if n > 0 {
             core.tally.stages().replayed += n as u64;
-            lock(&core.replays).extend(letters.into_iter().map(|letter| letter.event));
-            core.letters_changed.store(true, Ordering::Release);
+            replays.extend(letters);
             core.wake.notify_one();
         }
         n

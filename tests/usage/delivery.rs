@@ -55,6 +55,19 @@ async fn a_batch_ends_with_the_event_that_reaches_its_bytes() {
     assert_eq!(lengths.len(), 3, "{lengths:?}");
     assert!(lengths[0] > 600 && lengths[0] < 2_000, "{lengths:?}");
     let builder = || Recorder::builder(MemorySink::new());
+    // And so does one of dead letters that are offered again.
+    let rejecting = Switched::rejecting();
+    let recorder = Recorder::builder(rejecting.clone()).max_batch_bytes(1 << 10);
+    let recorder = recorder.build().unwrap();
+    Calls::of(&recorder).calls("acme", 0..7);
+    recorder.flush().await;
+    rejecting.reject(false);
+    assert_eq!(recorder.replay_dead_letters(), 7);
+    recorder.flush().await;
+    assert_eq!(numbers(&rejecting.accepted.events()), [0, 1, 2, 3, 4, 5, 6]);
+    let offered = rejecting.offered();
+    assert_eq!(offered.len(), 6, "three times for all, twice");
+    assert!(offered.iter().all(|(_, json)| json.len() < 2_000));
     for wrong in [0, 1_023, 9 << 20] {
         let error = builder().max_batch_bytes(wrong).build().unwrap_err();
         assert_eq!(error.path(), "max_batch_bytes");
