@@ -172,7 +172,7 @@ impl Recorder {
     }
 
     /// The latest events that the sink rejected for good, oldest first; at most as many as
-    /// [`RecorderBuilder::dead_letters`] keeps.
+    /// [`RecorderBuilder::dead_letters`] keeps, and about 24 MiB.
     #[must_use]
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         lock(&self.core().dead_letters).iter().cloned().collect()
@@ -196,7 +196,7 @@ impl Recorder {
         if core.is_closed() {
             return 0;
         }
-        let letters = std::mem::take(&mut *kept);
+        let letters = kept.take();
         let n = letters.len();
         if n > 0 {
             core.tally.stages().replayed += n as u64;
@@ -333,7 +333,7 @@ impl Drop for Hurry<'_> {
 pub struct FlushReport {
     /// Events that the sink accepted during the shutdown.
     pub acked: u64,
-    /// Events that the sink rejected for good during the shutdown.
+    /// Events that the sink rejected for good during the shutdown and that became dead letters.
     pub dead_lettered: u64,
     /// Events that are in the spool, for the next recorder that has its directory.
     pub spooled: u64,

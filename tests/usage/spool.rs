@@ -673,3 +673,60 @@ async fn a_replay_stays_a_dead_letter_on_the_disk_until_the_spool_has_it() {
     let (after, _) = find(directory.path()).await;
     assert_eq!(after.dead_letters().len(), 3);
 }
+
+#[tokio::test]
+async fn dead_letters_above_their_bounds_are_counted_after_a_restart_too() {
+    let directory = TempDir::new();
+    let (_, recorder) = three_letters(SpoolDir::new(directory.path())).await;
+    let _ = recorder.shutdown(SECOND).await;
+    let fewer = spooled(MemorySink::new(), directory.path()).dead_letters(1);
+    let recorder = fewer.build().unwrap();
+    let counters = recorder.counters();
+    assert_eq!(recorder.dead_letters().len(), 1);
+    assert_eq!(
+        (counters.dead_lettered, counters.dropped_dead_letters_full),
+        (1, 2)
+    );
+    assert!(counters.is_balanced(), "{counters:?}");
+    assert_eq!(recorder.losses()[0].reason, LossReason::DeadLettersFull);
+    let _ = recorder.shutdown(SECOND).await;
+}
+
+#[tokio::test]
+async fn long_dead_letters_are_bounded_by_their_bytes() {
+    let directory = TempDir::new();
+    let sink = Switched::rejecting();
+    let recorder = spooled(sink, directory.path()).build().unwrap();
+    let meter = CallMeter::new(recorder.clone(), "n".repeat(64 << 10));
+    let caller = identity("acme");
+    for _ in 0..500 {
+        let call = meter.open(SystemClock::new().now());
+        call.meter().identify(&caller);
+        call.end(StatusCode::OK);
+    }
+    recorder.flush().await;
+    let counters = recorder.counters();
+    assert!(counters.dropped_dead_letters_full > 100, "{counters:?}");
+    assert_eq!(counters.dead_lettered + counters.dropped(), 500);
+    assert!(counters.is_balanced());
+    let n_letters = recorder.dead_letters().len();
+    assert_eq!(n_letters as u64, counters.dead_lettered);
+    let _ = recorder.shutdown(SECOND).await;
+    let (recorder, _) = find(directory.path()).await;
+    assert_eq!(recorder.dead_letters().len(), n_letters);
+}
+
+#[tokio::test]
+async fn a_file_of_dead_letters_that_is_too_long_is_kept_for_people() {
+    let directory = TempDir::new();
+    let (_, recorder) = three_letters(SpoolDir::new(directory.path())).await;
+    let _ = recorder.shutdown(SECOND).await;
+    let path = directory.path().join("dead_letters");
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(65 << 20).unwrap();
+    let (recorder, _) = find(directory.path()).await;
+    assert_eq!(recorder.counters().dropped_corrupt, 1);
+    let bad = directory.path().join("dead_letters.bad");
+    assert_eq!(fs::metadata(bad).unwrap().len(), 65 << 20);
+    assert!(!path.exists());
+}
