@@ -291,7 +291,7 @@ impl Recorder {
         let after = self.counters();
         let report = FlushReport {
             acked: after.acked - before.acked,
-            dead_lettered: after.dead_lettered - before.dead_lettered,
+            dead_lettered: after.dead_lettered.saturating_sub(before.dead_lettered),
             spooled: after.spooled,
             dropped: after.dropped().saturating_sub(before.dropped()),
             still_open: after.open,

@@ -15,7 +15,7 @@ use tollgate::{
 
 use super::{
     common::temp::TempDir,
-    stand::{Calls, Switched, number, numbers, spooled},
+    stand::{Calls, Switched, identity, number, numbers, spooled},
 };
 
 #[tokio::test(start_paused = true)]
@@ -182,6 +182,41 @@ async fn a_sink_that_hangs_stops_no_other_in_a_fan_out() {
     assert_eq!(serves.duplicates(), 0);
     calls.assert_balanced();
     assert_eq!(recorder.counters().in_flight, 100);
+}
+
+#[tokio::test]
+async fn a_sink_of_a_fan_out_that_may_fall_behind_without_bound_loses_nothing() {
+    let directory = TempDir::new();
+    let (down, serves) = (Switched::down(), MemorySink::new());
+    let fan_out = |down: &Switched| {
+        let sink = FanOut::new().with(down.clone()).with(serves.clone());
+        Arc::new(sink.max_behind(u64::MAX))
+    };
+    let sink = fan_out(&down);
+    let recorder = spooled(Arc::clone(&sink), directory.path())
+        .build()
+        .unwrap();
+    let calls = Calls::of(&recorder);
+    const N_CALLS: u64 = 33_000;
+    let caller = identity("acme");
+    for number in 0..N_CALLS {
+        calls.call(&caller, number);
+        if number % 5_000 == 0 {
+            assert!(recorder.persist().await);
+        }
+    }
+    while serves.len() < N_CALLS as usize {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(sink.counters()[0].dropped, 0);
+    let report = recorder.shutdown(Duration::ZERO).await;
+    assert_eq!((report.spooled, report.dropped), (N_CALLS, 0));
+    down.up();
+    let recorder = spooled(fan_out(&down), directory.path()).build().unwrap();
+    recorder.flush().await;
+    assert_eq!(down.accepted.len(), N_CALLS as usize);
+    assert_eq!(serves.duplicates(), N_CALLS as usize);
+    assert!(recorder.counters().is_balanced());
 }
 
 #[tokio::test]
