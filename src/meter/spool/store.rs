@@ -181,7 +181,8 @@ impl Spool {
         {
             // What the system has forgotten after a failed sync, nobody can know: a new segment is begun.
             self.take_back(first_new, before);
-            return fault.and(Err(SpoolError::of(error)));
+            fault?;
+            return Err(SpoolError::of(error));
         }
         for (batch, places) in written {
             self.admit(batch, places, keep);
