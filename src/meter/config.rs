@@ -128,8 +128,9 @@ impl RecorderBuilder {
         self
     }
 
-    /// How many rejected events are kept for [`Recorder::dead_letters`], the oldest leaving first; 1,000 unless
-    /// set. A spool keeps them over a restart.
+    /// How many rejected events are kept for [`Recorder::dead_letters`], at most about 24 MiB of them; 1,000 unless
+    /// set. A spool keeps them over a restart. The oldest leave first, and are counted as lost
+    /// ([`LossReason::DeadLettersFull`](super::LossReason::DeadLettersFull)).
     pub const fn dead_letters(mut self, n_events: usize) -> Self {
         self.settings.dead_letters = n_events;
         self

@@ -37,7 +37,8 @@ pub struct Counters {
     pub spooled: u64,
     /// Events that the sink accepted, or had already.
     pub acked: u64,
-    /// Events that the sink rejected for good.
+    /// Events that the sink rejected for good and that became dead letters. Those that gave way to newer ones count in
+    /// [`Counters::dropped_dead_letters_full`] instead.
     pub dead_lettered: u64,
     /// Dead letters that were offered again; see [`Recorder::replay_dead_letters`](super::Recorder::replay_dead_letters).
     /// Each gets a second last word, so it counts on both sides of the law.
@@ -58,6 +59,9 @@ pub struct Counters {
     /// Events lost because their records in the spool are damaged. What a record held, nobody can say: where even
     /// their number is lost, each damaged place counts as one.
     pub dropped_corrupt: u64,
+    /// Events lost because the sink rejected them and there was no room for as many dead letters. See
+    /// [`RecorderBuilder::dead_letters`](super::RecorderBuilder::dead_letters).
+    pub dropped_dead_letters_full: u64,
     /// Events lost because the recorder ended before they were written. Some of them may have reached the
     /// sink, when it was cut off before it answered.
     pub dropped_shutdown: u64,
@@ -102,6 +106,7 @@ impl Counters {
             + self.dropped_spool_failed
             + self.dropped_expired
             + self.dropped_corrupt
+            + self.dropped_dead_letters_full
             + self.dropped_shutdown
     }
 
@@ -115,6 +120,7 @@ impl Counters {
             LossReason::SpoolFailed => self.dropped_spool_failed,
             LossReason::Expired => self.dropped_expired,
             LossReason::Corrupt => self.dropped_corrupt,
+            LossReason::DeadLettersFull => self.dropped_dead_letters_full,
             LossReason::Shutdown => self.dropped_shutdown,
         }
     }
@@ -190,6 +196,7 @@ pub(super) struct Stages {
     pub(super) recovered: u64,
     pub(super) expired: u64,
     pub(super) corrupt: u64,
+    pub(super) letters_full: u64,
     pub(super) shutdown: u64,
 }
 
@@ -300,8 +307,8 @@ impl Tally {
         }
     }
 
-    /// Events of an earlier life, which never were in this one's queue: `spooled` on the disk, `dead` letters and
-    /// `corrupt` ones.
+    /// Events of an earlier life, which never were in this one's queue: `spooled` on the disk, `dead` letters, which
+    /// whoever keeps them counts as such, and `corrupt` ones.
     pub(super) fn recovered(&self, spooled: u64, dead: u64, corrupt: u64) {
         let n = spooled + dead + corrupt;
         self.opened.0.fetch_add(n, Ordering::Release);
@@ -310,7 +317,6 @@ impl Tally {
         stages.taken += n;
         stages.recovered += spooled + dead;
         stages.spooled += spooled;
-        stages.dead_lettered += dead;
         stages.corrupt += corrupt;
     }
 
@@ -324,8 +330,12 @@ impl Tally {
             [read(queue), read(full), read(no_space), read(failed)];
         let settled = read(&self.settled.0);
         let opened = read(&self.opened.0);
-        let last_words =
-            stages.acked + stages.dead_lettered + stages.expired + stages.corrupt + stages.shutdown;
+        let last_words = stages.acked
+            + stages.dead_lettered
+            + stages.expired
+            + stages.corrupt
+            + stages.letters_full
+            + stages.shutdown;
         Counters {
             opened,
             settled,
@@ -343,6 +353,7 @@ impl Tally {
             dropped_spool_failed: failed,
             dropped_expired: stages.expired,
             dropped_corrupt: stages.corrupt,
+            dropped_dead_letters_full: stages.letters_full,
             dropped_shutdown: stages.shutdown,
             retries: read(&self.retries),
             spool_failures: read(&self.spool_failures),

@@ -67,6 +67,7 @@ impl Exported {
             LossReason::SpoolFailed,
             LossReason::Expired,
             LossReason::Corrupt,
+            LossReason::DeadLettersFull,
             LossReason::Shutdown,
         ] {
             let (now, last) = (now.dropped_for(reason), last.dropped_for(reason));

@@ -39,6 +39,8 @@ pub(super) struct Flusher {
     next_number: u64,
     /// The batch that the sink has at the moment.
     pub(super) offered: Option<u64>,
+    /// The dead letters that were made batches again, by the batch's number, until the spool has it.
+    pub(super) replaying: Vec<(u64, Vec<DeadLetter>)>,
     /// Batches whose last events are finished and that the spool still holds.
     pub(super) finished: Vec<u64>,
     backoff: ExponentialBuilder,
@@ -88,6 +90,7 @@ impl Flusher {
             waiting: Vec::new(),
             next_number: 1,
             offered: None,
+            replaying: Vec::new(),
             finished: Vec::new(),
             backoff: ExponentialBuilder::new()
                 .with_min_delay(settings.min_backoff)
@@ -145,7 +148,6 @@ impl Flusher {
     /// Offers what is due again, then what is new; true when everything that was in the queue at the start
     /// is finished.
     async fn cycle(&mut self, core: &Arc<Core>, tick: &mut Interval) -> bool {
-        self.take_replays(core);
         let mut n_new = self.secure(core).await;
         let mut mark = self.next_number;
         let hurry = core.hurry.load(Ordering::Acquire);
@@ -208,14 +210,6 @@ impl Flusher {
         n_taken
     }
 
-    fn take_replays(&mut self, core: &Core) {
-        let events = std::mem::take(&mut *super::inner::lock(&core.replays));
-        for batch in events.chunks(core.settings.max_batch) {
-            let frozen = Frozen::new(batch.to_vec());
-            self.wait(self.waiting.len(), frozen.into(), false);
-        }
-    }
-
     /// Takes a batch that was read back: behind those that the spool holds, before those that it did not take.
     pub(super) fn take_loaded(&mut self, frozen: Arc<Frozen>) {
         let is_newer = |waiting: &Waiting| waiting.frozen.secured().is_none();
@@ -223,10 +217,12 @@ impl Flusher {
         self.wait(place.unwrap_or(self.waiting.len()), frozen, true);
     }
 
-    fn wait(&mut self, place: usize, frozen: Arc<Frozen>, is_loaded: bool) {
+    /// Takes a batch at that place and says its number.
+    pub(super) fn wait(&mut self, place: usize, frozen: Arc<Frozen>, is_loaded: bool) -> u64 {
         let now = Instant::now();
+        let number = self.next_number;
         let waiting = Waiting {
-            number: self.next_number,
+            number,
             is_loaded,
             events: Arc::clone(&frozen.events),
             frozen,
@@ -238,6 +234,7 @@ impl Flusher {
         };
         self.next_number += 1;
         self.waiting.insert(place, waiting);
+        number
     }
 
     /// Offers a batch to the sink. The batch stays in its place during the write, so that a task that is cut off
@@ -328,7 +325,7 @@ impl Flusher {
         waiting.not_before = now + least.min(MAX_RETRY_AFTER);
     }
 
-    fn find(&mut self, number: u64) -> Option<&mut Waiting> {
+    pub(super) fn find(&mut self, number: u64) -> Option<&mut Waiting> {
         self.waiting
             .iter_mut()
             .find(|waiting| waiting.number == number)

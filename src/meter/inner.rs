@@ -1,7 +1,6 @@
 //! What the handles of a recorder and its background task share.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
@@ -18,8 +17,8 @@ use tokio::{
 use super::{
     config::Settings,
     counters::{Overflow, Tally},
-    dead_letters::DeadLetter,
-    event::{EventId, UsageEvent},
+    dead_letters::{DeadLetter, Kept},
+    event::EventId,
     flush::Flusher,
     losses::{Ledger, LossReason},
     meter::Call,
@@ -45,11 +44,11 @@ pub(super) struct Core {
     pub(super) task: Mutex<Option<JoinHandle<()>>>,
     /// The flusher while no task runs: a task that is cut off puts it back, with the batches in its hands.
     pub(super) parked: Mutex<Option<Flusher>>,
-    pub(super) dead_letters: Mutex<VecDeque<DeadLetter>>,
+    pub(super) dead_letters: Mutex<Kept>,
     /// The dead letters are not as they were last written.
     pub(super) letters_changed: AtomicBool,
-    /// Dead letters that are to be offered again.
-    pub(super) replays: Mutex<Vec<UsageEvent>>,
+    /// Dead letters that are to be offered again. Locked after `dead_letters` by whoever takes both.
+    pub(super) replays: Mutex<Vec<DeadLetter>>,
     pub(super) spool: Option<SharedSpool>,
     /// What keeps the queue full, if it is; an `Overflow`.
     pub(super) overflow: AtomicU8,
@@ -98,7 +97,7 @@ impl Core {
             state: AtomicU8::new(IDLE),
             task: Mutex::new(None),
             parked: Mutex::new(Some(Flusher::new(&settings))),
-            dead_letters: Mutex::new(VecDeque::new()),
+            dead_letters: Mutex::default(),
             letters_changed: AtomicBool::new(false),
             replays: Mutex::default(),
             spool: spool.map(|spool| Arc::new(Mutex::new(Some(spool)))),
@@ -160,7 +159,7 @@ impl Core {
         self.tally.recovered(unread + expired, n_letters, corrupt);
         self.ledger.unnamed(corrupt, LossReason::Corrupt);
         self.lose_spooled((0, expired));
-        lock(&self.dead_letters).extend(opened.letters);
+        self.keep_letters(opened.letters);
         tracing::info!(
             recovered = unread,
             dead_letters = n_letters,
@@ -231,14 +230,34 @@ impl Core {
             reason = &*first.reason,
             "the usage sink rejected events: they go to the dead letters"
         );
+        self.keep_letters(letters);
+    }
+
+    /// Counts events as dead letters and keeps the latest; those that leave for it are lost.
+    pub(super) fn keep_letters(&self, letters: Vec<DeadLetter>) {
+        if letters.is_empty() {
+            return;
+        }
         let n = letters.len() as u64;
-        let mut kept = lock(&self.dead_letters);
-        kept.extend(letters);
-        let excess = kept.len().saturating_sub(self.settings.dead_letters);
-        kept.drain(..excess);
-        drop(kept);
-        self.tally.stages().dead_lettered += n;
+        let excess = lock(&self.dead_letters).keep(letters, self.settings.dead_letters);
+        {
+            let mut stages = self.tally.stages();
+            stages.letters_full += excess.len() as u64;
+            // What leaves was counted when it came, or comes only now.
+            stages.dead_lettered = (stages.dead_lettered + n).saturating_sub(excess.len() as u64);
+        }
         self.letters_changed.store(true, Ordering::Release);
+        if !excess.is_empty() {
+            for letter in &excess {
+                self.ledger
+                    .event(&letter.event, LossReason::DeadLettersFull);
+            }
+            tracing::error!(
+                lost = excess.len(),
+                max_dead_letters = self.settings.dead_letters,
+                "there are more dead letters than are kept: the oldest are lost"
+            );
+        }
     }
 
     /// Once a second at most, so that an overload does not also flood the log.

@@ -28,6 +28,8 @@ pub enum LossReason {
     Expired,
     /// The event's record in the spool was damaged.
     Corrupt,
+    /// The sink rejected the event, and newer dead letters took its place.
+    DeadLettersFull,
     /// The recorder ended before the event was written.
     Shutdown,
 }
@@ -43,6 +45,7 @@ impl LossReason {
             Self::SpoolFailed => "spool_failed",
             Self::Expired => "expired",
             Self::Corrupt => "corrupt",
+            Self::DeadLettersFull => "dead_letters_full",
             Self::Shutdown => "shutdown",
         }
     }

@@ -112,6 +112,7 @@ mod open_call;
 mod quantities;
 mod rates;
 mod recorder;
+mod replay;
 mod report;
 mod request_body;
 mod secure;

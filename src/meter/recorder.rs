@@ -172,7 +172,7 @@ impl Recorder {
     }
 
     /// The latest events that the sink rejected for good, oldest first; at most as many as
-    /// [`RecorderBuilder::dead_letters`] keeps.
+    /// [`RecorderBuilder::dead_letters`] keeps, and about 24 MiB.
     #[must_use]
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         lock(&self.core().dead_letters).iter().cloned().collect()
@@ -181,22 +181,26 @@ impl Recorder {
     /// Offers every dead letter to the sink again, oldest first, and says how many there were: after whatever made the
     /// sink reject them was mended. One that is rejected again is a dead letter again.
     ///
-    /// A kill in the middle may leave an event both offered and a dead letter; the sink has it once all the same.
+    /// A kill in the middle may leave an event both offered and a dead letter; the sink has it once all the same. With
+    /// a spool they stay in the file of dead letters until the spool has them. Those that a shutdown comes before are
+    /// in the spool then, and without one dead letters again.
     #[expect(
         clippy::must_use_candidate,
         reason = "called for what it does: the number is for a log"
     )]
     pub fn replay_dead_letters(&self) -> usize {
         let core = self.core();
+        let mut kept = lock(&core.dead_letters);
+        let mut replays = lock(&core.replays);
+        // Under the lock, so that a shutdown finds the letters in the one place or in the other.
         if core.is_closed() {
             return 0;
         }
-        let letters = std::mem::take(&mut *lock(&core.dead_letters));
+        let letters = kept.take();
         let n = letters.len();
         if n > 0 {
             core.tally.stages().replayed += n as u64;
-            lock(&core.replays).extend(letters.into_iter().map(|letter| letter.event));
-            core.letters_changed.store(true, Ordering::Release);
+            replays.extend(letters);
             core.wake.notify_one();
         }
         n
@@ -287,7 +291,7 @@ impl Recorder {
         let after = self.counters();
         let report = FlushReport {
             acked: after.acked - before.acked,
-            dead_lettered: after.dead_lettered - before.dead_lettered,
+            dead_lettered: after.dead_lettered.saturating_sub(before.dead_lettered),
             spooled: after.spooled,
             dropped: after.dropped().saturating_sub(before.dropped()),
             still_open: after.open,
@@ -329,7 +333,7 @@ impl Drop for Hurry<'_> {
 pub struct FlushReport {
     /// Events that the sink accepted during the shutdown.
     pub acked: u64,
-    /// Events that the sink rejected for good during the shutdown.
+    /// Events that the sink rejected for good during the shutdown and that became dead letters.
     pub dead_lettered: u64,
     /// Events that are in the spool, for the next recorder that has its directory.
     pub spooled: u64,

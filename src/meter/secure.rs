@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, atomic::Ordering};
 use super::{
     batch::Frozen,
     counters::Overflow,
-    dead_letters::DeadLetter,
     flush::{Flusher, MAX_WAITING_EVENTS},
     inner::{Core, lock},
     losses::LossReason,
@@ -34,6 +33,7 @@ impl Flusher {
     /// the queue of those that were there.
     pub(super) async fn secure(&mut self, core: &Core) -> usize {
         core.report_long_calls();
+        self.take_replays(core);
         let requested = core.persist_requested.load(Ordering::Acquire);
         let mut n_new = core.queue.len();
         let Some(spool) = &core.spool else {
@@ -58,6 +58,7 @@ impl Flusher {
             };
             core.tally.spool_bytes.store(n_bytes, Ordering::Relaxed);
             self.let_go(core);
+            self.forget_replayed(core);
             core.note_spool(&appended);
             if appended.is_err() {
                 is_well = false;
@@ -157,8 +158,9 @@ impl Flusher {
 
     /// Writes down what is finished.
     pub(super) async fn commit(&mut self, core: &Core) {
+        self.forget_replayed(core);
         let Some(spool) = &core.spool else { return };
-        let letters = core.new_letters();
+        let letters = self.new_letters(core);
         if letters.is_none() && self.finished.is_empty() {
             return;
         }
@@ -184,8 +186,9 @@ impl Flusher {
     /// many events are lost. Blocks while it writes.
     pub(super) fn retire(&mut self, core: &Core) -> u64 {
         self.offered = None;
-        let spool = core.spool.as_ref().and_then(|spool| lock(spool).take());
-        if let Some(mut spool) = spool {
+        self.take_replays(core);
+        let mut spool = core.spool.as_ref().and_then(|spool| lock(spool).take());
+        if let Some(spool) = &mut spool {
             let now = core.clock.now().wall();
             loop {
                 let n_taken = self.take_some(core, AT_ONCE);
@@ -196,7 +199,11 @@ impl Flusher {
                     break;
                 }
             }
-            let letters = core.new_letters();
+        }
+        self.forget_replayed(core);
+        self.give_replays_back(core);
+        if let Some(spool) = spool {
+            let letters = self.new_letters(core);
             core.note_spool(&spool.close(letters.as_deref(), &self.finished));
         }
         let mut lost = 0;
@@ -221,13 +228,6 @@ impl Flusher {
 }
 
 impl Core {
-    /// The dead letters, when they have changed since they were written.
-    fn new_letters(&self) -> Option<Vec<DeadLetter>> {
-        self.letters_changed
-            .swap(false, Ordering::AcqRel)
-            .then(|| lock(&self.dead_letters).iter().cloned().collect())
-    }
-
     /// Notes whether the spool takes events: a queue that overflows meanwhile does so for that reason.
     fn note_spool(&self, outcome: &Result<(), SpoolError>) {
         let overflow = match outcome {

@@ -133,8 +133,11 @@ impl FanOut {
         self
     }
 
-    /// By how many events a sink may fall behind the others; 32,768 unless set. Above about 65,000 the recorder
-    /// stops for all sinks before a sink is given up.
+    /// By how many events a sink may fall behind the others; 32,768 unless set. What comes on top is given up for this
+    /// sink, also where the recorder has a spool.
+    ///
+    /// Above 65,536 the recorder stops for all sinks before a sink is given up. With a spool, set `u64::MAX`: what
+    /// follows then waits on the disk, and no sink loses an event until the spool is full.
     pub const fn max_behind(mut self, n_events: u64) -> Self {
         self.max_behind = n_events;
         self

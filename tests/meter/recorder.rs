@@ -207,7 +207,15 @@ async fn only_the_latest_dead_letters_are_kept() {
         one_call(&recorder).await;
     }
     recorder.flush().await;
-    assert_eq!(recorder.counters().dead_lettered, 5);
+    let counters = recorder.counters();
+    assert_eq!(
+        (counters.dead_lettered, counters.dropped_dead_letters_full),
+        (2, 3)
+    );
+    assert!(counters.is_balanced() && counters.dropped() == 3);
+    let losses = recorder.losses();
+    assert_eq!(losses[0].reason.as_str(), "dead_letters_full");
+    assert_eq!((losses.len(), losses[0].events), (1, 3));
     let kept: Vec<_> = recorder
         .dead_letters()
         .iter()

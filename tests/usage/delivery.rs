@@ -15,7 +15,7 @@ use tollgate::{
 
 use super::{
     common::temp::TempDir,
-    stand::{Calls, Switched, number, numbers, spooled},
+    stand::{Calls, Switched, identity, number, numbers, spooled},
 };
 
 #[tokio::test(start_paused = true)]
@@ -55,6 +55,19 @@ async fn a_batch_ends_with_the_event_that_reaches_its_bytes() {
     assert_eq!(lengths.len(), 3, "{lengths:?}");
     assert!(lengths[0] > 600 && lengths[0] < 2_000, "{lengths:?}");
     let builder = || Recorder::builder(MemorySink::new());
+    // And so does one of dead letters that are offered again.
+    let rejecting = Switched::rejecting();
+    let recorder = Recorder::builder(rejecting.clone()).max_batch_bytes(1 << 10);
+    let recorder = recorder.build().unwrap();
+    Calls::of(&recorder).calls("acme", 0..7);
+    recorder.flush().await;
+    rejecting.reject(false);
+    assert_eq!(recorder.replay_dead_letters(), 7);
+    recorder.flush().await;
+    assert_eq!(numbers(&rejecting.accepted.events()), [0, 1, 2, 3, 4, 5, 6]);
+    let offered = rejecting.offered();
+    assert_eq!(offered.len(), 6, "three times for all, twice");
+    assert!(offered.iter().all(|(_, json)| json.len() < 2_000));
     for wrong in [0, 1_023, 9 << 20] {
         let error = builder().max_batch_bytes(wrong).build().unwrap_err();
         assert_eq!(error.path(), "max_batch_bytes");
@@ -169,6 +182,42 @@ async fn a_sink_that_hangs_stops_no_other_in_a_fan_out() {
     assert_eq!(serves.duplicates(), 0);
     calls.assert_balanced();
     assert_eq!(recorder.counters().in_flight, 100);
+}
+
+#[tokio::test]
+async fn a_sink_of_a_fan_out_that_may_fall_behind_without_bound_loses_nothing() {
+    // More than is kept for a sink unless set.
+    const N_CALLS: u64 = 33_000;
+    let directory = TempDir::new();
+    let (down, serves) = (Switched::down(), MemorySink::new());
+    let fan_out = |down: &Switched| {
+        let sink = FanOut::new().with(down.clone()).with(serves.clone());
+        Arc::new(sink.max_behind(u64::MAX))
+    };
+    let sink = fan_out(&down);
+    let recorder = spooled(Arc::clone(&sink), directory.path())
+        .build()
+        .unwrap();
+    let calls = Calls::of(&recorder);
+    let caller = identity("acme");
+    for number in 0..N_CALLS {
+        calls.call(&caller, number);
+        if number % 5_000 == 0 {
+            assert!(recorder.persist().await);
+        }
+    }
+    while serves.len() < N_CALLS as usize {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(sink.counters()[0].dropped, 0);
+    let report = recorder.shutdown(Duration::ZERO).await;
+    assert_eq!((report.spooled, report.dropped), (N_CALLS, 0));
+    down.up();
+    let recorder = spooled(fan_out(&down), directory.path()).build().unwrap();
+    recorder.flush().await;
+    assert_eq!(down.accepted.len(), N_CALLS as usize);
+    assert_eq!(serves.duplicates(), N_CALLS);
+    assert!(recorder.counters().is_balanced());
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ async fn leave(directory: &Path, n_calls: u64) -> Vec<String> {
 }
 
 /// What the next life finds, at rest.
-async fn find(directory: &Path) -> (Recorder, MemorySink) {
+pub(crate) async fn find(directory: &Path) -> (Recorder, MemorySink) {
     let sink = MemorySink::new();
     let recorder = spooled(sink.clone(), directory).build().unwrap();
     recorder.flush().await;
@@ -316,6 +316,67 @@ async fn a_segment_that_is_gone_costs_what_it_held_and_no_more() {
     assert_eq!(numbers(&sink.events()), [1, 2, 1, 2]);
 }
 
+/// A backlog of ten events in one segment, the first of which the flusher has in its hands.
+async fn backlog(directory: &Path) -> (Switched, Recorder, PathBuf) {
+    let sink = Switched::down();
+    let recorder = spooled(sink.clone(), directory).build().unwrap();
+    let calls = Calls::of(&recorder);
+    calls.calls("acme", [0]);
+    assert!(recorder.persist().await);
+    while sink.offered().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    calls.calls("acme", 1..10);
+    assert!(recorder.persist().await);
+    assert_eq!(recorder.counters().spooled, 9);
+    let segment = files(directory, ".seg").remove(0);
+    (sink, recorder, segment)
+}
+
+#[tokio::test]
+async fn a_segment_that_cannot_be_read_for_a_while_loses_nothing() {
+    let directory = TempDir::new();
+    let (sink, recorder, segment) = backlog(directory.path()).await;
+    let away = directory.path().join("away");
+    fs::rename(&segment, &away).unwrap();
+    // What stands there is not gone, and cannot be read: a link to itself.
+    std::os::unix::fs::symlink(&segment, &segment).unwrap();
+    sink.up();
+    while sink.accepted.is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for _ in 0..3 {
+        let _ = recorder.persist().await;
+    }
+    let counters = recorder.counters();
+    assert_eq!((counters.spooled, counters.dropped()), (9, 0));
+    fs::rename(&away, &segment).unwrap();
+    recorder.flush().await;
+    let counters = recorder.counters();
+    assert_eq!((counters.spooled, counters.dropped()), (0, 0));
+    assert!(counters.is_balanced());
+    let expected: Vec<_> = (0..10).collect();
+    assert_eq!(numbers(&sink.accepted.events()), expected);
+}
+
+#[tokio::test]
+async fn a_segment_that_grows_too_long_is_kept_for_people() {
+    let directory = TempDir::new();
+    let (sink, recorder, segment) = backlog(directory.path()).await;
+    let file = fs::OpenOptions::new().write(true).open(&segment).unwrap();
+    file.set_len(65 << 20).unwrap();
+    sink.up();
+    recorder.flush().await;
+    let counters = recorder.counters();
+    assert_eq!((counters.acked, counters.dropped_corrupt), (1, 9));
+    assert!(counters.is_balanced());
+    assert_eq!(files(directory.path(), ".seg.bad").len(), 1);
+    Calls::of(&recorder).calls("acme", [10]);
+    assert!(recorder.persist().await);
+    recorder.flush().await;
+    assert_eq!(numbers(&sink.accepted.events()), [0, 10]);
+}
+
 #[tokio::test]
 async fn extreme_events_are_the_same_after_a_restart() {
     let directory = TempDir::new();
@@ -520,32 +581,4 @@ fn a_recorder_that_is_dropped_leaves_its_events_in_the_spool() {
         recorder.flush().await;
         assert_eq!(numbers(&sink.events()), [0, 1, 2, 3]);
     });
-}
-
-#[tokio::test]
-async fn dead_letters_survive_a_restart_and_are_replayed() {
-    let directory = TempDir::new();
-    let sink = Switched::rejecting();
-    let recorder = spooled(sink, directory.path()).build().unwrap();
-    let calls = Calls::of(&recorder);
-    calls.calls("acme", 0..3);
-    recorder.flush().await;
-    assert_eq!(recorder.dead_letters().len(), 3);
-    let report = recorder.shutdown(SECOND).await;
-    assert_eq!((report.spooled, report.dropped), (0, 0));
-
-    let (recorder, sink) = find(directory.path()).await;
-    let letters = recorder.dead_letters();
-    assert_eq!(letters.len(), 3);
-    assert_eq!((&*letters[0].reason, sink.len()), ("too_old", 0));
-    assert_eq!(recorder.counters().dead_lettered, 3);
-    assert_eq!(recorder.replay_dead_letters(), 3);
-    recorder.flush().await;
-    assert_eq!(numbers(&sink.events()), [0, 1, 2]);
-    let counters = recorder.counters();
-    assert_eq!((counters.replayed, counters.acked), (3, 3));
-    assert!(counters.is_balanced(), "{counters:?}");
-    let _ = recorder.shutdown(SECOND).await;
-    let (recorder, sink) = find(directory.path()).await;
-    assert!(recorder.dead_letters().is_empty() && sink.is_empty());
 }

@@ -126,6 +126,14 @@ impl Switched {
         self.is_up.store(true, Ordering::Relaxed);
     }
 
+    pub(crate) fn hang(&self) {
+        self.hangs.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn break_down(&self) {
+        self.is_up.store(false, Ordering::Relaxed);
+    }
+
     pub(crate) fn reject(&self, on: bool) {
         self.rejects.store(on, Ordering::Relaxed);
     }

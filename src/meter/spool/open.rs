@@ -68,8 +68,11 @@ impl Spool {
 
     fn read_cursor(&self) -> Result<Option<Position>, SpoolError> {
         let path = self.directory.join(CURSOR);
-        let Some(bytes) = read(&path)? else {
-            return Ok(None);
+        let bytes = match read(&path)? {
+            Content::Whole(bytes) => bytes,
+            // No cursor of ours.
+            Content::TooLong => Vec::new(),
+            Content::Absent => return Ok(None),
         };
         match Position::decode(&bytes) {
             Ok(cursor) => Ok(Some(cursor)),
@@ -150,9 +153,14 @@ impl Spool {
     /// Reads a segment, whose batches up to `offset` are finished, and mends it.
     fn read_segment(&mut self, number: u64, offset: u64) -> Result<(), SpoolError> {
         let path = segment_path(&self.directory, number);
-        let Some(bytes) = read(&path)? else {
-            self.put_aside(&path)?;
-            return Ok(());
+        let bytes = match read(&path)? {
+            Content::Whole(bytes) => bytes,
+            Content::TooLong => return self.put_aside(&path),
+            // Removed by somebody since the directory was read.
+            Content::Absent => {
+                self.corrupt += 1;
+                return Ok(());
+            }
         };
         let header = match Header::decode(&bytes) {
             Ok(header) => Some(header),
@@ -241,21 +249,26 @@ impl Spool {
         }
     }
 
-    /// Keeps a file that is no segment of ours, as it is far too long, under another name.
+    /// Keeps a file that is none of ours, as it is far too long, under another name.
     fn put_aside(&mut self, path: &Path) -> Result<(), SpoolError> {
         let bad = beside(path, ".bad");
         tracing::error!(
             file = %bad.display(),
-            "a segment of the usage spool is longer than any that is written: it is not read"
+            "a file of the usage spool is longer than any that is written: it is not read"
         );
         self.corrupt += 1;
         fs::rename(path, bad).map_err(SpoolError::at(path))
     }
 
-    fn read_letters(&self) -> Result<Vec<DeadLetter>, SpoolError> {
+    fn read_letters(&mut self) -> Result<Vec<DeadLetter>, SpoolError> {
         let path = self.directory.join(LETTERS);
-        let Some(bytes) = read(&path)? else {
-            return Ok(Vec::new());
+        let bytes = match read(&path)? {
+            Content::Whole(bytes) => bytes,
+            Content::TooLong => {
+                self.put_aside(&path)?;
+                return Ok(Vec::new());
+            }
+            Content::Absent => return Ok(Vec::new()),
         };
         if let Err(BadHeader::Newer(version)) = Header::decode(&bytes) {
             return Err(SpoolError::Newer { path, version });
@@ -285,6 +298,8 @@ pub(super) fn write_letters(spool: &Spool, letters: &[DeadLetter]) -> Result<(),
         created: Timestamp::UNIX_EPOCH,
     }
     .encode();
+    let header_bytes = bytes.len();
+    let mut ends = Vec::with_capacity(letters.len());
     for letter in letters {
         if let Err(unwritable) = segment::encode_letter(&mut bytes, letter) {
             tracing::error!(
@@ -293,15 +308,36 @@ pub(super) fn write_letters(spool: &Spool, letters: &[DeadLetter]) -> Result<(),
                 "a dead letter cannot be kept on the disk"
             );
         }
+        ends.push(bytes.len());
+    }
+    let excess = (bytes.len() as u64).saturating_sub(MAX_FILE_BYTES);
+    if excess > 0 {
+        // A longer file would not be read again.
+        let least = header_bytes as u64 + excess;
+        let n_left_out = ends.partition_point(|end| (*end as u64) < least) + 1;
+        let end = ends.get(n_left_out - 1).copied().unwrap_or(bytes.len());
+        bytes.drain(header_bytes..end);
+        tracing::error!(
+            n_left_out,
+            "the dead letters are longer than a file may be: the oldest are kept in memory only"
+        );
     }
     disk::replace(&path, &bytes, None).map_err(SpoolError::of)
 }
 
-/// The content of a file; `None` when there is none, or it is longer than any of ours.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, SpoolError> {
+/// What stands under a name.
+enum Content {
+    Whole(Vec<u8>),
+    /// Longer than any file of ours.
+    TooLong,
+    Absent,
+}
+
+fn read(path: &Path) -> Result<Content, SpoolError> {
     match disk::read_at_most(path, MAX_FILE_BYTES) {
-        Ok(bytes) => Ok(bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Ok(Some(bytes)) => Ok(Content::Whole(bytes)),
+        Ok(None) => Ok(Content::TooLong),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Content::Absent),
         Err(error) => Err(SpoolError::at(path)(error)),
     }
 }

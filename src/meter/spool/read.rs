@@ -1,6 +1,6 @@
 //! Reading back what the flusher has let go, and what an earlier life has left.
 
-use std::{fs, sync::Arc};
+use std::{fs, io, sync::Arc};
 
 use super::{
     cursor::Position,
@@ -77,10 +77,18 @@ impl Spool {
                 continue;
             }
             let start = self.read;
-            let Some((events, n_lost, end)) = self.decode_at(start, length) else {
-                self.read.offset = length;
-                continue;
+            let (events, n_lost, end) = match self.decode_at(start, length) {
+                Ok(Some(batch)) => batch,
+                Ok(None) => {
+                    self.read.offset = length;
+                    continue;
+                }
+                Err(error) => {
+                    self.note_unreadable(number, &error);
+                    return None;
+                }
             };
+            self.is_unreadable = false;
             self.read.offset = end;
             if n_lost > 0 {
                 self.keep_aside(number);
@@ -99,37 +107,71 @@ impl Spool {
         }
     }
 
-    /// The events of the batch that begins there, how many of it cannot be read, and where it ends.
-    fn decode_at(&mut self, at: Position, length: u64) -> Option<(Vec<UsageEvent>, u64, u64)> {
+    /// The events of the batch that begins there, how many of it cannot be read, and where it ends; `None` where the
+    /// segment has nothing more to read. An error may pass, and says nothing about what the segment holds.
+    fn decode_at(
+        &mut self,
+        at: Position,
+        length: u64,
+    ) -> io::Result<Option<(Vec<UsageEvent>, u64, u64)>> {
         let known = self.reading.take();
         let is_current = |(number, bytes): &(u64, Vec<u8>)| {
             *number == at.segment && bytes.len() as u64 == length
         };
         let (_, bytes) = match known.filter(is_current) {
             Some(known) => self.reading.insert(known),
-            None => match disk::read_at_most(&self.path(at.segment), MAX_FILE_BYTES) {
-                Ok(Some(mut bytes)) => {
-                    bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
-                    self.reading.insert((at.segment, bytes))
-                }
-                outcome => {
-                    tracing::error!(
-                        segment = at.segment,
-                        error = ?outcome.err(),
-                        "a segment of the usage spool cannot be read any more: it is skipped"
-                    );
-                    return None;
-                }
-            },
+            None => {
+                let Some(mut bytes) = self.read_whole(at.segment)? else {
+                    return Ok(None);
+                };
+                bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+                self.reading.insert((at.segment, bytes))
+            }
         };
-        let batch = segment::batch_at(bytes, usize::try_from(at.offset).ok()?)?;
+        let offset = usize::try_from(at.offset).unwrap_or(usize::MAX);
+        let Some(batch) = segment::batch_at(bytes, offset) else {
+            return Ok(None);
+        };
         let events: Vec<UsageEvent> = batch
             .events
             .iter()
             .filter_map(|json| serde_json::from_slice(json).ok())
             .collect();
         let n_unreadable = (batch.events.len() - events.len()) as u64;
-        Some((events, batch.lost + n_unreadable, batch.end as u64))
+        Ok(Some((events, batch.lost + n_unreadable, batch.end as u64)))
+    }
+
+    /// The bytes of a segment; `None` for one that is gone, or longer than any that is written, which is put aside.
+    fn read_whole(&mut self, number: u64) -> io::Result<Option<Vec<u8>>> {
+        let path = self.path(number);
+        let fault = match disk::read_at_most(&path, MAX_FILE_BYTES) {
+            Ok(Some(bytes)) => return Ok(Some(bytes)),
+            Ok(None) => {
+                fs::rename(&path, disk::beside(&path, ".bad"))?;
+                "it is longer than any that is written, and is kept as `.bad`"
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "it is gone",
+            Err(error) => return Err(error),
+        };
+        tracing::error!(
+            segment = number,
+            fault,
+            "a segment of the usage spool cannot be read any more: it is skipped"
+        );
+        // What is appended to a file without its name, nobody finds.
+        self.leave_active(number);
+        Ok(None)
+    }
+
+    /// Says once that a segment cannot be read at the moment: it is tried again until it can.
+    fn note_unreadable(&mut self, number: u64, error: &io::Error) {
+        if !std::mem::replace(&mut self.is_unreadable, true) {
+            tracing::error!(
+                segment = number,
+                error = error as &dyn std::error::Error,
+                "a segment of the usage spool cannot be read at the moment: its events wait until it can"
+            );
+        }
     }
 
     /// Counts what was not found in a segment that is read to its end.
