@@ -53,7 +53,7 @@
 //!
 //! The [`guide`] explains the [architecture](guide::architecture), the [order of the
 //! layers](guide::layer_order), each [default](guide::defaults), each [error](guide::errors) and what each
-//! [failure](guide::failure) does. It has pages on [streams and long connections](guide::streaming), [sinks](guide::sinks),
+//! [failure](guide::failure) does. It has pages on [streams and long connections](guide::streaming),
 //! [gRPC](guide::grpc), [metrics](guide::metrics), [restarts](guide::restart), [lost and doubled usage](guide::metering),
 //! [sinks](guide::sinks), [pricing](guide::pricing) and [invoices](guide::invoices), and on what features bring.
 //!

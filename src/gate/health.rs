@@ -10,7 +10,8 @@ use tower_service::Service;
 use crate::{body::FullBody, meter::Recorder};
 
 /// Says whether the gate is well: 200, or 503 once it was shut down or while its queue of usage is full, with
-/// a small JSON document of its counters.
+/// a small JSON document of its counters. `events_undelivered` grows while the sink does not take what was offered
+/// to it.
 ///
 /// Mount it outside the gate, such as by axum's `route_service("/health", gate.health())`. It answers at once
 /// and asks no store: a store that is down must not take the process out of its balancer, since the gate has a
@@ -42,6 +43,7 @@ impl<Q> Service<Request<Q>> for Health {
             "status": if well { "ok" } else { "unavailable" },
             "calls_open": counters.open,
             "events_queued": counters.queued,
+            "events_undelivered": counters.in_flight + counters.spooled,
             "events_written": counters.acked,
             "events_dropped": counters.dropped(),
         });

@@ -46,7 +46,7 @@ impl RedisConnector {
         if save.trim_end() == "save" && field(&info, "aof_enabled") == Some("0") {
             tracing::warn!(
                 target: "tollgate::redis",
-                "this server keeps nothing over a restart, which resets quotas: set `save` or `appendonly yes`"
+                "this server keeps nothing over a restart: quotas begin anew, and keys, tenants and plans that are kept here are gone; set `save` or `appendonly yes`"
             );
         }
         Ok(link)

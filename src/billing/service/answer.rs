@@ -1,5 +1,7 @@
 //! What the provider is told, and what is counted.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use http::{
     HeaderValue, Method, Response,
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
@@ -9,6 +11,7 @@ use metrics::Counter;
 use super::super::{EventError, Handled, SignatureError};
 use crate::{
     body::{FullBody, ResponseBody},
+    clock::Timestamp,
     error::{ErrorCode, Problem},
     series::{BILLING_DELIVERIES, BILLING_SIGNATURE_FAILURES},
 };
@@ -105,7 +108,7 @@ impl Answer {
             Self::OtherContent => Problem::new(ErrorCode::EventMismatch)
                 .detail("an event of this id has come before, and said something else"),
             Self::OtherMode => Problem::new(ErrorCode::ModeMismatch)
-                .detail("this endpoint takes events of the other mode")
+                .detail("this endpoint takes events of the other mode: build one for each, the test mode's with `.environment(Environment::Test)`")
                 .with("field", "livemode"),
             Self::TooLarge => Problem::new(ErrorCode::PayloadTooLarge),
             Self::TooSlow => Problem::new(ErrorCode::RequestTimeout),
@@ -121,6 +124,36 @@ fn done(body: &'static [u8]) -> Response<FullBody> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// Tells of refused deliveries, once a minute at most: whoever finds the address can send as many as they like.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    /// The minute after that of the last line; zero before the first.
+    logged: AtomicU64,
+}
+
+impl Refusals {
+    pub(super) fn log(&self, answer: &Answer, endpoint: &str, now: Timestamp) {
+        let reason = match answer {
+            Answer::BadSignature(error) => error.as_str(),
+            Answer::BadEvent(_)
+            | Answer::OtherMode
+            | Answer::OtherAccount
+            | Answer::OtherContent
+            | Answer::TooLarge => answer.outcome(),
+            _ => return,
+        };
+        let minute = now.as_unix_seconds() / 60 + 1;
+        if self.logged.swap(minute, Ordering::Relaxed) != minute {
+            tracing::warn!(
+                target: "tollgate::billing",
+                endpoint,
+                reason,
+                "a delivery was refused; further ones of this minute are counted only"
+            );
+        }
+    }
 }
 
 /// What is counted of an endpoint.

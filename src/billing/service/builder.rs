@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{
     super::{BillingEventHandler, EventLedger, MemoryLedger, Signature, ThinEventHandler},
     WebhookService,
-    answer::Metrics,
+    answer::{Metrics, Refusals},
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -40,6 +40,7 @@ pub struct WebhookBuilder {
 pub(super) struct Settings {
     pub(super) account: Option<Box<str>>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) refusals: Refusals,
     pub(super) endpoint: Arc<str>,
     pub(super) environment: Environment,
     pub(super) handler_deadline: Duration,
@@ -184,6 +185,7 @@ impl WebhookBuilder {
         let settings = Settings {
             account: self.account,
             clock: self.clock,
+            refusals: Refusals::default(),
             endpoint: self.endpoint,
             environment: self.environment,
             handler_deadline: self.handler_deadline,

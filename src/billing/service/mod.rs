@@ -185,6 +185,8 @@ where
             let counters = Arc::clone(&settings);
             let answer = Self::answer(settings, request).await;
             counters.metrics.count(&answer);
+            let now = counters.clock.now().wall();
+            counters.refusals.log(&answer, &counters.endpoint, now);
             Ok(answer.into_response(&method))
         })
     }

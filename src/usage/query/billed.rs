@@ -1,11 +1,13 @@
 //! What a tenant is billed for, from the events themselves.
 
+use std::collections::BTreeMap;
+
 use sqlx::{Row, types::Json};
 
 use super::{PostgresUsage, UsageQueryError};
 use crate::{
     clock::Timestamp,
-    id::TenantId,
+    id::{PlanName, TenantId},
     meter::UsageEvent,
     postgres_support::{Fault, PgMicros, within},
     pricing::UsageTotals,
@@ -33,8 +35,8 @@ struct DaysDropped;
 struct TotalsOnly;
 
 impl PostgresUsage {
-    /// What a tenant pays for in a period, from `from` on and before `until`: the input of an
-    /// [`InvoiceDraft`](crate::pricing::InvoiceDraft).
+    /// What a tenant pays for in a period, from `from` on and before `until`, by the plan that governed each call: the
+    /// input of an [`InvoiceDraft`](crate::pricing::InvoiceDraft).
     ///
     /// Added up from the events that the sink keeps, each of them once, by the rules of
     /// [`UsageTotals::record`](crate::pricing::UsageTotals::record). It reads them all, page by page, each within the
@@ -48,8 +50,8 @@ impl PostgresUsage {
         tenant: &TenantId,
         from: Timestamp,
         until: Timestamp,
-    ) -> Result<UsageTotals, UsageQueryError> {
-        let mut billed = UsageTotals::new();
+    ) -> Result<BTreeMap<PlanName, UsageTotals>, UsageQueryError> {
+        let mut billed = BTreeMap::<_, UsageTotals>::new();
         let mut after = (from, "00000000-0000-0000-0000-000000000000".to_owned());
         loop {
             let query = sqlx::query(EVENTS)
@@ -64,7 +66,15 @@ impl PostgresUsage {
             for row in &rows {
                 let event: Option<Json<UsageEvent>> = row.try_get("event").map_err(Fault::from)?;
                 let event = event.ok_or_else(|| UsageQueryError::Corrupt(TotalsOnly.into()))?;
-                billed.record(&event.0);
+                if let Some(used) = billed.get_mut(&event.0.plan) {
+                    used.record(&event.0);
+                } else {
+                    let mut used = UsageTotals::new();
+                    used.record(&event.0);
+                    if !used.is_empty() {
+                        billed.insert(event.0.plan.clone(), used);
+                    }
+                }
             }
             let Some(last) = rows.last() else { break };
             let time: PgMicros = last.try_get("time").map_err(Fault::from)?;
