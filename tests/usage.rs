@@ -48,6 +48,10 @@ mod sample;
 mod sla;
 #[path = "usage/spool.rs"]
 mod spool;
+#[path = "usage/spool_letters.rs"]
+mod spool_letters;
+#[path = "usage/spool_sync.rs"]
+mod spool_sync;
 #[path = "usage/stand.rs"]
 mod stand;
 #[path = "usage/stripe_emulator.rs"]

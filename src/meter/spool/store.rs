@@ -85,6 +85,9 @@ pub(crate) struct Spool {
     buffer: Vec<u8>,
     /// Something is written that was not admitted yet.
     has_pending: bool,
+    /// Something that was appended since the last sync may not be on the disk. A second sync would not say so: the
+    /// system tells of a failure once.
+    is_unsure: bool,
     /// Given back when this is dropped, or the process ends.
     _lock: File,
 }
@@ -121,6 +124,7 @@ impl Spool {
             expired: 0,
             buffer: Vec::new(),
             has_pending: false,
+            is_unsure: false,
             _lock: lock,
         }
     }
@@ -154,6 +158,7 @@ impl Spool {
         keep: bool,
     ) -> Result<(), SpoolError> {
         let first_new = self.next_number;
+        self.is_unsure = false;
         let before = self.active.as_ref().map(|(number, _)| *number);
         let before = before.and_then(|number| Some((number, self.segments.get(&number)?.bytes)));
         let mut written = Vec::new();
@@ -172,10 +177,11 @@ impl Spool {
         self.has_pending = false;
         if self.limits.sync
             && !written.is_empty()
-            && let Err(error) = self.sync()
+            && let Err(error) = self.sync_all()
         {
             // What the system has forgotten after a failed sync, nobody can know: a new segment is begun.
             self.take_back(first_new, before);
+            fault?;
             return Err(SpoolError::of(error));
         }
         for (batch, places) in written {
@@ -242,6 +248,14 @@ impl Spool {
         }
     }
 
+    /// Says whether all that this call has appended is on the disk.
+    fn sync_all(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.is_unsure) {
+            return Err(io::Error::other("an earlier sync has failed"));
+        }
+        self.sync()
+    }
+
     /// Forgets segments from `first_new` on, and what was appended since the last one before had that length.
     fn take_back(&mut self, first_new: u64, before: Option<(u64, u64)>) {
         self.active = None;
@@ -302,6 +316,7 @@ impl Spool {
             // Half of a record would be taken for one that a kill has torn; it is better gone.
             if file.set_len(start).is_err() {
                 self.active = None;
+                self.is_unsure = true;
             }
             return Err(SpoolError::of(error));
         }
@@ -324,10 +339,16 @@ impl Spool {
 
     /// Begins a new segment.
     fn rotate(&mut self, now: Timestamp) -> Result<(), SpoolError> {
-        if self.limits.sync {
-            self.sync().map_err(SpoolError::of)?;
-        }
+        let synced = if self.limits.sync {
+            self.sync()
+        } else {
+            Ok(())
+        };
         self.active = None;
+        if let Err(error) = synced {
+            self.is_unsure = true;
+            return Err(SpoolError::of(error));
+        }
         let number = self.next_number;
         let path = self.path(number);
         let header = Header {
