@@ -164,3 +164,22 @@ async fn a_file_of_dead_letters_that_is_too_long_is_kept_for_people() {
     assert_eq!(fs::metadata(bad).unwrap().len(), 65 << 20);
     assert!(!path.exists());
 }
+
+#[test]
+fn a_recorder_that_is_dropped_before_a_replay_is_offered_leaves_it_in_the_spool() {
+    let directory = TempDir::new();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap()
+    };
+    let three = three_letters(SpoolDir::new(directory.path()));
+    let (_, recorder) = runtime().block_on(three);
+    // No task runs any more.
+    assert_eq!(recorder.replay_dead_letters(), 3);
+    drop(recorder);
+    let (recorder, sink) = runtime().block_on(find(directory.path()));
+    assert_eq!(numbers(&sink.events()), [0, 1, 2]);
+    assert!(recorder.dead_letters().is_empty());
+}
